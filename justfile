@@ -1,0 +1,70 @@
+# What a developer needs; everything works on a fresh clone.
+
+set positional-arguments
+
+python := ".venv/bin/python"
+cluster := python + " -m e2e.cluster"
+compile := ".venv/bin/uv pip compile --quiet --no-config --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links"
+
+[private]
+default:
+    @just --list --unsorted
+
+# install what is missing: Debian packages, and the pinned Python packages in .venv
+setup:
+    @.ci/setup
+
+# recompile requirements*.txt from requirements*.in
+lock *OPTIONS: setup
+    {{ compile }} {{ OPTIONS }} requirements.in -o requirements.txt
+    {{ compile }} {{ OPTIONS }} requirements-dev.in -o requirements-dev.txt
+
+# check style, types and the direction of imports
+lint: setup
+    .venv/bin/ruff check
+    .venv/bin/ruff format --check
+    .venv/bin/mypy
+    PYTHONPATH=operator .venv/bin/lint-imports
+
+# run the unit tests
+unit *ARGS: setup
+    {{ python }} -m pytest operator/tests "$@"
+
+# build the operator's image; prints its archive, or its name where Docker built it
+image: setup
+    @{{ cluster }} image
+
+# start a Kubernetes cluster unless it runs; prints its kubeconfig
+cluster-up: setup
+    @{{ cluster }} up
+
+# stop the cluster and remove what it left
+cluster-down: setup
+    @{{ cluster }} down
+
+# build, load and roll out the operator (IMAGE names a pushed one)
+deploy: cluster-up
+    @{{ cluster }} deploy
+
+# run kubectl against the cluster
+kubectl *ARGS: setup
+    @{{ cluster }} kubectl "$@"
+
+# show a backup and a restore, from nothing
+demo: deploy
+    {{ python }} -m e2e.demo
+
+# run the end-to-end tests
+e2e *ARGS: deploy
+    E2E_DEPLOYED=1 {{ python }} -m pytest e2e "$@"
+
+# lint, unit tests and end-to-end tests
+test: lint unit (e2e "-m" "not slow")
+
+# everything, the slow tests too
+test-full: lint unit e2e
+
+# stop the cluster and remove what was built here
+clean:
+    @[ ! -d .venv ] || {{ cluster }} down
+    rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""A Job-dispatching Kubernetes operator for PostgreSQL backup and restore."""

@@ -1,0 +1,193 @@
+"""A Job, its pods and its Events -> what became of it.
+
+Only terminal Job conditions count: `Complete` and `Failed`. Their forerunners (`SuccessCriteriaMet`, `FailureTarget`)
+are set while pods may still run.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from postgres_operator import names
+
+from .actions import Body
+
+# When to look at a Job that does not run yet, in seconds of its age; the start deadline is added.
+LOOK_AT = (10, 25, 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What decisions need of a Job."""
+
+    name: str
+    uid: str
+    owner_uid: str
+    created: datetime
+    location: str = ""  # URL of the artifact that it writes or reads
+    deleting: bool = False
+    complete: bool = False
+    failed: tuple[str, str] | None = None  # reason and message of the condition
+    active: int = 0
+    ready: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether no pod of it runs or will run."""
+        return self.complete or self.failed is not None
+
+
+def read_job(body: Body | None) -> Job | None:
+    """The Job of an API object."""
+    if body is None:
+        return None
+    meta, status = body["metadata"], body.get("status", {})
+    conditions = {c["type"]: c for c in status.get("conditions", []) if c["status"] == "True"}
+    failed = conditions.get("Failed")
+    return Job(
+        name=meta["name"],
+        uid=meta["uid"],
+        owner_uid=next((r["uid"] for r in meta.get("ownerReferences", []) if r.get("controller")), ""),
+        created=datetime.fromisoformat(meta["creationTimestamp"]),
+        location=meta.get("annotations", {}).get(names.ANNOTATION_LOCATION, ""),
+        deleting="deletionTimestamp" in meta,
+        complete="Complete" in conditions,
+        failed=(failed.get("reason", ""), failed.get("message", "")) if failed else None,
+        active=status.get("active", 0),
+        ready=status.get("ready", 0),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why something failed: a stable reason, and what people read."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a script wrote into its termination message: a result or a problem."""
+
+    result: dict[str, Any] | None = None
+    problem: Problem | None = None
+
+
+def read_report(text: str) -> Report | None:
+    """A termination message; None when it is not one of ours."""
+    try:
+        match json.loads(text):
+            case {"result": dict(result)}:
+                return Report(result=result)
+            case {"error": {"reason": str(reason), "message": str(message)}}:
+                return Report(problem=Problem(reason, message))
+    except ValueError:
+        pass
+    return None
+
+
+def _containers(pod: Body) -> list[Body]:
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def running(pods: Sequence[Body]) -> list[str]:
+    """Names of pods that run or may still start."""
+    return [p["metadata"]["name"] for p in pods if p.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+
+
+def result(pods: Sequence[Body]) -> dict[str, Any] | None:
+    """The result that a succeeded pod reported; None when there is none to be read."""
+    for pod in pods:
+        if pod.get("status", {}).get("phase") == "Succeeded":
+            last = (_containers(pod) or [{}])[-1].get("state", {}).get("terminated", {})
+            report = read_report(last.get("message", ""))
+            if report and report.result is not None:
+                return report.result
+    return None
+
+
+def failure(job: Job, pods: Sequence[Body], default_reason: str) -> Problem:
+    """Why a failed Job failed: what the script said, else how its container ended, else what the Job says."""
+    reason, message = job.failed or ("", "")
+    if reason == "DeadlineExceeded":
+        return Problem(reason, f"Job {job.name} ran into its deadline (spec.activeDeadlineSeconds) and was ended.")
+    for pod in pods:
+        for container in _containers(pod):
+            ended = container.get("state", {}).get("terminated")
+            if not ended or ended.get("exitCode") == 0:
+                continue
+            report = read_report(ended.get("message", ""))
+            if report and report.problem:
+                return report.problem
+            return Problem(default_reason, _ending(job, pod, container["name"], ended))
+    evicted = next((p["status"] for p in pods if p.get("status", {}).get("reason")), None)
+    if evicted:
+        return Problem(evicted["reason"], f"The pod of Job {job.name} was ended: {evicted.get('message', '')}".strip())
+    return Problem(
+        reason or default_reason,
+        f"Job {job.name} failed and its pod was gone before it reported why. {message}".strip(),
+    )
+
+
+def _ending(job: Job, pod: Body, container: str, ended: Body) -> str:
+    code, why = ended.get("exitCode", -1), ended.get("reason", "")
+    if why == "OOMKilled":
+        how = "was killed for using more memory than its limit: raise spec.resources.limits.memory"
+    elif why == "StartError":
+        how = f"could not be started: {ended.get('message', '')}"
+    elif code > 128:
+        how = f"was killed by signal {code - 128}"
+    else:
+        how = f"ended with exit code {code}"
+    where = f"kubectl logs -n {pod['metadata']['namespace']} job/{job.name} -c {container}"
+    return f"Container {container} {how} without a report. Its log: {where}"
+
+
+def refusal(job: Job, events: Sequence[Body]) -> Problem | None:
+    """Why the API server refuses the Job's pods, from the Job's FailedCreate Events."""
+    for event in events:
+        if event.get("reason") != "FailedCreate":
+            continue
+        message = event.get("message", "")
+        if "violates PodSecurity" in message:
+            return Problem("PodSecurityRejected", f"The pod of Job {job.name} was refused: {message}")
+        if "exceeded quota" in message:
+            return Problem("QuotaExceeded", f"The pod of Job {job.name} was refused: {message}")
+        return Problem("PodRefused", f"The pod of Job {job.name} was refused: {message}")
+    return None
+
+
+def started(pods: Sequence[Body]) -> bool:
+    """Whether any container of the pods has ever run."""
+    states = [c.get("state", {}) for p in pods for c in _containers(p)]
+    return any("running" in s or "terminated" in s for s in states)
+
+
+def obstacle(pods: Sequence[Body]) -> Problem | None:
+    """What keeps pods from running, as far as the kubelet and the scheduler say."""
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        for container in _containers(pod):
+            waiting = container.get("state", {}).get("waiting", {})
+            why, message = waiting.get("reason", ""), waiting.get("message", "")
+            if why == "CreateContainerConfigError":
+                if message.startswith("secret ") or "key" in message:
+                    return Problem("CredentialsLost", f"Pod {name} cannot start: {message}. Put the Secret back.")
+                return Problem("ContainerConfigInvalid", f"Pod {name} cannot start: {message}")
+            if why in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName"):
+                return Problem("ImagePullFailed", f"Pod {name} cannot get its image: {message}")
+            if why == "CrashLoopBackOff":
+                return Problem("CrashLoop", f"Pod {name} keeps failing: {message}")
+        for condition in pod.get("status", {}).get("conditions", []):
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                return Problem("Unschedulable", f"Pod {name} cannot be placed: {condition.get('message', '')}")
+    return None
+
+
+def next_look(age: float, marks: Sequence[float]) -> float | None:
+    """Seconds until the next mark, or None when all have passed."""
+    return next((mark - age + 0.5 for mark in sorted(marks) if mark > age), None)

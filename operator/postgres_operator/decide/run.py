@@ -1,0 +1,251 @@
+"""What Backup and Restore have in common: one Job, followed to its end, and the statuses on the way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from postgres_operator import names
+from postgres_operator.api.backup import Backup, RunStatus
+from postgres_operator.api.common import Failure, JobSettings, PodSettings, dump
+from postgres_operator.api.database import Database
+from postgres_operator.api.restore import Restore
+
+from .actions import Action, Ask, Body, Claim, DeleteJob, Event, Fact, Nothing, SetStatus
+from .conditions import condition, find, same, timestamp
+from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, result, running, started
+
+Run = Backup | Restore
+
+# A refusal that is neither Pod Security nor a quota may pass (a webhook that restarts), but not for long.
+_REFUSED_FOR_GOOD_AFTER = 45.0
+_RETRY_GONE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What decisions about a run look at; None where it was not asked for."""
+
+    now: datetime
+    database: Database | None = None
+    job: Job | None = None
+    job_is_live: bool = False
+    pods: Sequence[Body] | None = None
+    refusals: Sequence[Body] | None = None
+    claim: Claim | None = None
+    claim_known: bool = False
+    blockers: Sequence[str] = ()  # what runs on the same database or claim, as people would name it
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The Job is Complete; the result is None where its pod was gone before it was read."""
+
+    result: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """It failed, and nothing of it runs any more."""
+
+    problem: Problem
+
+
+def follow(run: Run, facts: Facts, default_reason: str) -> Done | Broken | Action:
+    """What became of the run's Job, or what to do until that is known."""
+    status, job = run.status, facts.job
+    intent = Problem(status.error.reason, status.error.message) if status.error else None
+    if job is None:
+        # The cache may lag: only a live read shows that a Job, and every pod of it, is gone.
+        if not facts.job_is_live:
+            return Ask(Fact.LIVE_JOB)
+        if facts.pods is None:
+            return Ask(Fact.PODS)
+        problem = intent or _lost(run)
+        if alive := running(facts.pods):
+            return _stopping(run, problem, f"waiting for pod {', '.join(alive)} to end", facts.now, _RETRY_GONE)
+        return Broken(problem)
+    if job.complete:
+        return Done(result(facts.pods)) if facts.pods is not None else Ask(Fact.PODS)
+    if job.failed:
+        if intent:
+            return Broken(intent)
+        return Broken(failure(job, facts.pods, default_reason)) if facts.pods is not None else Ask(Fact.PODS)
+    if intent:
+        return Nothing(_RETRY_GONE) if job.deleting else DeleteJob(job.name, job.uid, _RETRY_GONE)
+    if job.deleting:
+        return _stopping(run, _lost(run), "waiting for its pod to end", facts.now, _RETRY_GONE)
+    return _active(run, job, facts)
+
+
+def _active(run: Run, job: Job, facts: Facts) -> Action:
+    if job.ready > 0:
+        return _in_progress(run, job, facts.now, None, None)
+    age = (facts.now - job.created).total_seconds()
+    deadline = run.spec.start_deadline_seconds
+    if age < LOOK_AT[0]:
+        return _in_progress(run, job, facts.now, None, next_look(age, LOOK_AT))
+    if job.active == 0:
+        if facts.refusals is None:
+            return Ask(Fact.REFUSALS)
+        problem = refusal(job, facts.refusals)
+        final = problem and (problem.reason != "PodRefused" or age >= _REFUSED_FOR_GOOD_AFTER)
+    else:
+        if facts.pods is None:
+            return Ask(Fact.PODS)
+        if started(facts.pods):
+            return _in_progress(run, job, facts.now, None, None)
+        problem = obstacle(facts.pods)
+        final = problem and problem.reason in ("CredentialsLost", "ContainerConfigInvalid")
+    if age >= deadline and not final:
+        why = problem.message if problem else "the cluster does not say why"
+        problem, final = (
+            Problem("StartDeadlineExceeded", f"No pod of Job {job.name} ran within {deadline} s: {why}"),
+            True,
+        )
+    if problem and final:
+        return _stopping(run, problem, "deleting its Job", facts.now, 0)
+    marks = (*LOOK_AT, _REFUSED_FOR_GOOD_AFTER, deadline)
+    return _in_progress(run, job, facts.now, problem, next_look(age, marks))
+
+
+def _lost(run: Run) -> Problem:
+    what = (
+        "no backup was made"
+        if isinstance(run, Backup)
+        else "the target is either as it was or restored in full: look before you create a new Restore"
+    )
+    job = run.status.job_ref.name if run.status.job_ref else ""
+    return Problem("JobLost", f"Job {job} was deleted before its end was seen; {what}.")
+
+
+def _in_progress(run: Run, job: Job, now: datetime, problem: Problem | None, after: float | None) -> Action:
+    reason, message = (problem.reason, problem.message) if problem else ("Running", f"Job {job.name} runs.")
+    status = in_progress(run, job.name, now, reason, message)
+    return unless_same(run, SetStatus(status, after=after))
+
+
+def _stopping(run: Run, problem: Problem, doing: str, now: datetime, after: float) -> Action:
+    """Record what is to become the failure before anything is deleted, so that a restart knows it."""
+    job = run.status.job_ref.name if run.status.job_ref else ""
+    status = in_progress(run, job, now, "StoppingJob", f"{doing}; then Failed: {problem.reason}: {problem.message}")
+    status["error"] = dump(Failure(reason=problem.reason, message=problem.message))
+    return unless_same(run, SetStatus(status, after=after))
+
+
+def unless_same(run: Run, action: SetStatus) -> Action:
+    """The action, or nothing where it would write what is there already."""
+    status = action.status
+    unchanged = (
+        run.status.phase == status["phase"]
+        and (dump(run.status.error) if run.status.error else None) == status.get("error")
+        and same(run.status.conditions, status["conditions"])
+    )
+    return Nothing(action.after) if unchanged else action
+
+
+def _base(status: RunStatus) -> Body:
+    return {k: v for k, v in dump(status).items() if k not in ("phase", "conditions", "error")}
+
+
+def pending(run: Run, now: datetime, reason: str, message: str, after: float | None = None) -> Action:
+    """Waiting for something outside, named in the condition."""
+    meta = run.metadata
+    waiting = condition(run.status.conditions, "Complete", "False", reason, message, now, meta.generation)
+    return unless_same(run, SetStatus({"phase": "Pending", "conditions": [waiting]}, after=after))
+
+
+def in_progress(run: Run, job: str, now: datetime, reason: str, message: str) -> Body:
+    """The status while the Job is there."""
+    status = _base(run.status)
+    status.setdefault("startTime", timestamp(now))
+    complete = condition(run.status.conditions, "Complete", "False", reason, message, now, run.metadata.generation)
+    return {**status, "phase": "InProgress", "jobRef": {"name": job}, "conditions": [complete]}
+
+
+def completed(run: Run, now: datetime, message: str, extra: Body) -> SetStatus:
+    """The terminal status of success."""
+    done = condition(run.status.conditions, "Complete", "True", "Completed", message, now, run.metadata.generation)
+    status = {
+        **_base(run.status),
+        **extra,
+        "phase": "Completed",
+        "completionTime": timestamp(now),
+        "conditions": [done],
+    }
+    kind = type(run).__name__
+    return SetStatus(status, Event("Normal", f"{kind}Completed", message))
+
+
+def failed(run: Run, now: datetime, problem: Problem) -> SetStatus:
+    """The terminal status of failure."""
+    generation, before = run.metadata.generation, run.status.conditions
+    status = {
+        **_base(run.status),
+        "phase": "Failed",
+        "completionTime": timestamp(now),
+        "error": dump(Failure(reason=problem.reason, message=problem.message[:2048])),
+        "conditions": [
+            condition(before, "Complete", "False", problem.reason, problem.message, now, generation),
+            condition(before, "Failed", "True", problem.reason, problem.message, now, generation),
+        ],
+    }
+    return SetStatus(status, Event("Warning", problem.reason, problem.message))
+
+
+def waits_for_slot(run: Run) -> bool:
+    """Whether all the run lacks is that something else ends."""
+    reason = find(run.status.conditions, "Complete")
+    return run.status.phase == "Pending" and reason is not None and reason.reason == "WaitingForSlot"
+
+
+def target(run: Run, facts: Facts) -> Database | Action:
+    """The Database the run works on, or why it has to wait for it."""
+    name = run.spec.database_ref.name
+    database = facts.database
+    if database is None or database.deleted:
+        return pending(run, facts.now, "DatabaseNotFound", f'Database "{name}" does not exist; waiting for it.')
+    if not database.status.ready:
+        phase = database.status.phase or "Pending"
+        return pending(run, facts.now, "DatabaseNotReady", f'Database "{name}" is {phase}; waiting for it to be Ready.')
+    if facts.blockers:
+        return pending(run, facts.now, "WaitingForSlot", f"Waiting for {', '.join(facts.blockers[:3])} to end.")
+    return database
+
+
+def start_labels(run: Run, claim: Claim) -> dict[str, str]:
+    """Labels of a run's Job by which others see that it is busy with the Database and the claim."""
+    return {
+        names.LABEL_DATABASE: run.spec.database_ref.name,
+        names.LABEL_CLAIM: names.short_hash(claim.name),
+    }
+
+
+def job_values(settings: JobSettings, database: Database, claim: str, path: str) -> dict[str, Any]:
+    """Template variables that every Job of a run has."""
+    return {
+        **pod_values(settings, database),
+        "active_deadline_seconds": settings.active_deadline_seconds,
+        "claim_name": claim,
+        "artifact_path": path,
+    }
+
+
+def pod_values(settings: PodSettings, database: Database) -> dict[str, Any]:
+    """Template variables of every Job: how its pod is placed and how it reaches the Database."""
+    meta = database.metadata
+    return {
+        "image": database.spec.image,
+        "resources": dump(settings.resources) if settings.resources else {},
+        "node_selector": dict(settings.node_selector),
+        "tolerations": [dump(t) for t in settings.tolerations],
+        "image_pull_secrets": [dump(s) for s in settings.image_pull_secrets or database.spec.image_pull_secrets],
+        "database": {
+            "host": names.host(meta.name, meta.namespace),
+            "port": names.POSTGRES_PORT,
+            "name": database.spec.database_name,
+            "username": database.spec.username,
+            "superuser": names.SUPERUSER,
+            "secret_name": names.credentials(meta.name),
+        },
+    }

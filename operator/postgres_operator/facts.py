@@ -1,0 +1,220 @@
+"""Gathers what a decision looks at: from the cache at first, from the API server where a decision asks for more."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Protocol, TypeVar
+
+from . import names
+from .api.backup import Backup
+from .api.database import Database
+from .api.restore import Restore
+from .api.store import BackupStore
+from .cache import Cache
+from .cluster import Cluster
+from .decide import backup as backups
+from .decide import database as databases
+from .decide import restore as restores
+from .decide.actions import Action, Body, Claim, Fact
+from .decide.jobs import Job, read_job
+from .decide.run import Facts, Run, waits_for_slot
+
+T = TypeVar("T", Database, Backup, BackupStore)
+Clock = Callable[[], datetime]
+
+_CLAIM_KNOWN_FOR = timedelta(minutes=1)
+
+
+class Finder(Protocol):
+    """What `reconcile` needs: a decision on what is known, and more to be known."""
+
+    def decide(self) -> Action:
+        """The decision on what is known so far."""
+
+    async def find(self, fact: Fact) -> None:
+        """Learn one thing more."""
+
+
+class Claims:
+    """Volume claims that were seen lately: no watch covers them, and run after run asks for the same one."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._seen: dict[tuple[str, str], tuple[datetime, Claim]] = {}
+
+    async def get(self, namespace: str, name: str, now: datetime) -> Claim | None:
+        """The claim, as it was at most a minute ago; None where there is none now."""
+        at, claim = self._seen.get((namespace, name), (None, None))
+        if at and claim and now - at < _CLAIM_KNOWN_FOR:
+            return claim
+        body = await self._cluster.get("PersistentVolumeClaim", namespace, name)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            self._seen.pop((namespace, name), None)
+            return None
+        claim = Claim(name, tuple(body["spec"].get("accessModes", [])))
+        self._seen[namespace, name] = (now, claim)
+        return claim
+
+
+class RunFinder:
+    """Facts about a Backup or Restore."""
+
+    def __init__(
+        self, cluster: Cluster, cache: Cache, claims: Claims, run: Run, policy: backups.Policy, now: Clock
+    ) -> None:
+        self._cluster, self._cache, self._claims, self._policy = cluster, cache, claims, policy
+        self._run = run
+        self._job_name = self._name_job(type(run).__name__)
+        database = self._model(Database, run.spec.database_ref.name)
+        job = self._job(self._job_name)
+        self._facts = Facts(now(), database, job, blockers=tuple(self._blockers()))
+        self._reader = backups.Reader(self._job(self._name_job("Reader")))
+
+    def decide(self) -> Action:
+        """The decision on what is known so far."""
+        if isinstance(self._run, Backup):
+            return backups.decide(self._run, self._store(), self._facts, self._reader, self._policy)
+        return restores.decide(self._run, self._backup(), self._store(), self._facts)
+
+    async def find(self, fact: Fact) -> None:
+        """Learn one thing more."""
+        namespace = self._run.metadata.namespace
+        match fact:
+            case Fact.LIVE_JOB:
+                body = await self._cluster.get("Job", namespace, self._job_name)
+                if body:
+                    self._cache.put("Job", body)
+                job = self._own(read_job(body))
+                self._facts = replace(self._facts, job=job, job_is_live=True)
+            case Fact.PODS:
+                self._facts = replace(self._facts, pods=await job_pods(self._cluster, namespace, self._job_name))
+            case Fact.READER_PODS:
+                pods = await job_pods(self._cluster, namespace, self._name_job("Reader"))
+                self._reader = replace(self._reader, pods=pods)
+            case Fact.REFUSALS if self._facts.job:
+                refusals = await job_refusals(self._cluster, namespace, self._facts.job)
+                self._facts = replace(self._facts, refusals=refusals)
+            case Fact.CLAIM:
+                claim = await self._claims.get(namespace, self._claim_name(), self._facts.now)
+                busy = tuple(self._users(claim)) if claim and claim.exclusive else ()
+                blockers = (*self._facts.blockers, *busy)
+                self._facts = replace(self._facts, claim=claim, claim_known=True, blockers=blockers)
+            case _:
+                raise AssertionError(f"no decision about a run asks for {fact}")
+
+    def _name_job(self, kind: str) -> str:
+        return names.job_name(kind, self._run.metadata.name, self._run.metadata.uid)
+
+    def _model(self, model: type[T], name: str) -> T | None:
+        body = self._cache.get(model.__name__, self._run.metadata.namespace, name)
+        return model.model_validate(body) if body else None
+
+    def _job(self, name: str) -> Job | None:
+        return self._own(read_job(self._cache.get("Job", self._run.metadata.namespace, name)))
+
+    def _own(self, job: Job | None) -> Job | None:
+        return job if job and job.owner_uid == self._run.metadata.uid else None
+
+    def _store(self) -> BackupStore | None:
+        ref = self._run.spec.store_ref
+        return self._model(BackupStore, ref.name if ref else names.DEFAULT_STORE)
+
+    def _backup(self) -> Backup | None:
+        assert isinstance(self._run, Restore)
+        ref = self._run.spec.backup_ref
+        return self._model(Backup, ref.name) if ref else None
+
+    def _claim_name(self) -> str:
+        if isinstance(self._run, Restore):
+            source = restores.source(self._run, self._backup(), self._store(), self._facts)
+            assert isinstance(source, restores.Source)  # decide() has come past it
+            return source.claim
+        return backups.claim_name(self._store())
+
+    def _blockers(self) -> Iterator[str]:
+        """What must end before this run may start: a Restore wants the Database for itself, a Backup no Restore."""
+        namespace, uid = self._run.metadata.namespace, self._run.metadata.uid
+        database = self._run.spec.database_ref.name
+        named = set()
+        kinds = ("Restore",) if isinstance(self._run, Backup) else ("Restore", "Backup")
+        for kind in kinds:
+            for body in self._cache.list(kind, namespace):
+                if body["spec"]["databaseRef"]["name"] != database or body["metadata"]["uid"] == uid:
+                    continue
+                phase = body.get("status", {}).get("phase")
+                if phase == "InProgress" or (kind == "Restore" and phase == "Pending" and self._first(body)):
+                    named.add(body["metadata"]["uid"])
+                    yield f'{kind} "{body["metadata"]["name"]}"'
+        # A Job whose owner was deleted may still run.
+        for job in self._unfinished_jobs():
+            labels = job["metadata"]["labels"]
+            busy = labels.get(names.LABEL_DATABASE) == database and labels.get(names.LABEL_KIND, "").title() in kinds
+            if busy and labels.get(names.LABEL_UID) not in named:
+                yield f'Job "{job["metadata"]["name"]}"'
+
+    def _first(self, body: Body) -> bool:
+        """Whether a waiting Restore goes before this run: otherwise ever new Backups could keep it waiting."""
+        other = Restore.model_validate(body)
+        mine = self._run.metadata
+        before = (other.metadata.creation_timestamp, other.metadata.uid) < (mine.creation_timestamp, mine.uid)
+        return waits_for_slot(other) and not other.deleted and before
+
+    def _unfinished_jobs(self) -> Iterator[Body]:
+        for body in self._cache.list("Job", self._run.metadata.namespace):
+            job = read_job(body)
+            if job and not job.finished and body["metadata"]["labels"].get(names.LABEL_UID) != self._run.metadata.uid:
+                yield body
+
+    def _users(self, claim: Claim) -> Iterator[str]:
+        for job in self._unfinished_jobs():
+            if job["metadata"]["labels"].get(names.LABEL_CLAIM) == names.short_hash(claim.name):
+                yield f'Job "{job["metadata"]["name"]}", which has claim "{claim.name}" (ReadWriteOncePod)'
+
+
+class DatabaseFinder:
+    """Facts about a Database."""
+
+    def __init__(self, cluster: Cluster, cache: Cache, database: Database, now: Clock) -> None:
+        self._cluster, self._database = cluster, database
+        namespace, name = database.metadata.namespace, database.metadata.name
+        server = cache.get("StatefulSet", namespace, name)
+        self._job_name = databases.verify_job_name(database, server) if server else ""
+        self._facts = databases.DatabaseFacts(
+            now(),
+            server=server,
+            services=frozenset(s["metadata"]["name"] for s in cache.list("Service", namespace)),
+            job=read_job(cache.get("Job", namespace, self._job_name)),
+        )
+
+    def decide(self) -> Action:
+        """The decision on what is known so far."""
+        return databases.decide(self._database, self._facts)
+
+    async def find(self, fact: Fact) -> None:
+        """Learn one thing more."""
+        namespace, name = self._database.metadata.namespace, self._database.metadata.name
+        match fact:
+            case Fact.CLAIM:
+                claim = await self._cluster.get("PersistentVolumeClaim", namespace, names.data_claim(name))
+                self._facts = replace(self._facts, claim=claim, claim_known=True)
+            case Fact.PODS:
+                self._facts = replace(self._facts, pods=await job_pods(self._cluster, namespace, self._job_name))
+            case Fact.SERVER_PODS:
+                pods = await self._cluster.list("Pod", namespace, labelSelector=f"app=database,database={name}")
+                self._facts = replace(self._facts, server_pods=pods)
+            case Fact.REFUSALS if self._facts.job:
+                refusals = await job_refusals(self._cluster, namespace, self._facts.job)
+                self._facts = replace(self._facts, refusals=refusals)
+            case _:
+                raise AssertionError(f"no decision about a Database asks for {fact}")
+
+
+async def job_pods(cluster: Cluster, namespace: str, job: str) -> list[Body]:
+    """The pods of a Job as they are now."""
+    return await cluster.list("Pod", namespace, labelSelector=f"batch.kubernetes.io/job-name={job}")
+
+
+async def job_refusals(cluster: Cluster, namespace: str, job: Job) -> list[Body]:
+    """The Events by which the Job controller says that the API server took no pod."""
+    selector = f"involvedObject.uid={job.uid},reason=FailedCreate"
+    return await cluster.list("Event", namespace, fieldSelector=selector)

@@ -1,0 +1,150 @@
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from script_runner import (
+    APP_PASSWORD,
+    BIN,
+    SECRET,
+    SUPERUSER_PASSWORD,
+    UNPRIVILEGED,
+    Outcome,
+    Pods,
+    Server,
+    TestDatabase,
+    hand_over,
+    until,
+)
+
+_CONFIGURATION = """
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 40
+max_prepared_transactions = 5
+fsync = off
+password_encryption = scram-sha-256
+log_statement = all
+log_min_duration_statement = 0
+log_line_prefix = '%a|%u|%d|'
+"""
+
+
+@pytest.fixture(scope="session")
+def base() -> Iterator[Path]:
+    """A directory that the unprivileged user can reach, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="scripts-", ignore_cleanup_errors=True) as name:
+        yield hand_over(Path(name))
+
+
+@pytest.fixture(scope="session")
+def spies(base: Path) -> Path:
+    """PostgreSQL's programs, recording the arguments they are given."""
+    directory = base / "spies"
+    directory.mkdir()
+    for program in ("psql", "pg_dump", "pg_restore"):
+        spy = directory / program
+        spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>"$ARGV_LOG"\nexec {BIN / program} "$@"\n')
+        spy.chmod(0o755)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def server(base: Path) -> Iterator[Server]:
+    """A server of its own on a free port, with scram logins only."""
+    directory = hand_over(base / "server")
+    password = directory / "password"
+    password.write_text(SUPERUSER_PASSWORD + "\n")
+    password.chmod(0o644)
+    data = directory / "data"
+    initdb = [BIN / "initdb", "-D", data, "-U", "postgres", "-A", "scram-sha-256", "--pwfile", password]
+    initdb += ["-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+    done = subprocess.run(initdb, check=False, capture_output=True, text=True, cwd="/", **UNPRIVILEGED)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (data / "postgresql.auto.conf").open("a") as configuration:
+        configuration.write(f"{_CONFIGURATION}\nport = {port}\n")
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [BIN / "postgres", "-D", data], stdout=log, stderr=log, cwd="/", **UNPRIVILEGED
+        )
+    running = Server(directory, port)
+    try:
+        until(lambda: "ready to accept connections" in running.log or process.poll() is not None, 60)
+        assert process.poll() is None, running.log
+        yield running
+        assert SECRET not in running.log, "a password is in the server's log"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+@pytest.fixture
+def place(base: Path, request: pytest.FixtureRequest) -> Path:
+    """A directory of the test's own, as `tmp_path`, but one that the scripts can reach."""
+    return hand_over(base / f"test-{abs(hash(request.node.nodeid))}")
+
+
+@pytest.fixture
+def pods(place: Path, spies: Path) -> Iterator[Pods]:
+    """Runs scripts."""
+    all_pods = Pods(place, spies)
+    yield all_pods
+    for script in all_pods.started:
+        for pid in script.descendants():
+            os.kill(pid, signal.SIGKILL)
+        script.process.wait(10)
+
+
+@pytest.fixture
+def run_script(pods: Pods) -> Callable[[str, Mapping[str, str]], Outcome]:
+    """run_script(name, env) -> (exit code, report, log)."""
+    return pods.run
+
+
+@pytest.fixture
+def store(place: Path) -> Path:
+    """An empty backup volume."""
+    return hand_over(place / "backups")
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[Callable[..., TestDatabase]]:
+    """database(name="app", options="", owner=name): a new database; it, its owner and what is made of it go at the end."""
+    before = server.databases()
+    roles = set(server.sql("SELECT rolname FROM pg_roles").splitlines())
+
+    def create(name: str = "app", options: str = "", owner: str | None = None) -> TestDatabase:
+        owner = owner or name
+        server.sql(
+            r"SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', :'o', :'p') \gexec".replace(
+                ":'o'", _literal(owner)
+            ).replace(":'p'", _literal(APP_PASSWORD))
+        )
+        server.sql(f"CREATE DATABASE {_identifier(name)} OWNER {_identifier(owner)} {options}")
+        return TestDatabase(server, name, owner)
+
+    yield create
+    for leftover in server.databases() - before:
+        server.sql(
+            "SELECT 'ROLLBACK PREPARED ' || quote_literal(gid) FROM pg_prepared_xacts"
+            f" WHERE database = {_literal(leftover)} \\gexec",
+            leftover,
+        )
+        server.sql(f"DROP DATABASE {_identifier(leftover)} (FORCE)")
+    for role in set(server.sql("SELECT rolname FROM pg_roles").splitlines()) - roles:
+        server.sql(f"DROP OWNED BY {_identifier(role)}; DROP ROLE {_identifier(role)}")
+    server.sql("DROP SCHEMA IF EXISTS postgres_operator CASCADE")
+
+
+def _literal(text: str) -> str:
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _identifier(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'

@@ -1,0 +1,262 @@
+"""Runs the Job scripts as a pod does, against a real PostgreSQL server.
+
+Everything runs without root, below one temporary directory. Every password contains SECRET, so that one search shows
+whether it got anywhere where it must not be.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+BIN = Path("/usr/lib/postgresql/15/bin")
+SCRIPTS = Path(__file__).parents[3] / "job_templates"
+SECRET = "geheim"
+SUPERUSER_PASSWORD = f"{SECRET}-super'user\"$HOME\\"
+APP_PASSWORD = f"{SECRET}-äpp'l\"ication$(id)\\"
+UNPRIVILEGED: dict[str, Any] = (
+    {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+)
+
+
+def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+    """What the condition returns once that is true; fails the test after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "this did not come true in time"
+        time.sleep(0.02)
+    return value
+
+
+def hand_over(path: Path) -> Path:
+    """Make a directory that belongs to whoever the scripts and the server run as."""
+    path.mkdir(parents=True, exist_ok=True)
+    if UNPRIVILEGED:
+        shutil.chown(path, UNPRIVILEGED["user"], UNPRIVILEGED["group"])
+    return path
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running PostgreSQL server; every statement but ours with passwords is in its log."""
+
+    directory: Path
+    port: int
+
+    @property
+    def log(self) -> str:
+        """All that the server logged so far."""
+        return (self.directory / "log").read_text(errors="replace")
+
+    def env(self, database: str = "postgres", user: str = "postgres", password: str = "") -> dict[str, str]:
+        """PG* variables of a login; the superuser's by default."""
+        return {
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(self.port),
+            "PGDATABASE": database,
+            "PGUSER": user,
+            "PGPASSWORD": password or SUPERUSER_PASSWORD,
+        }
+
+    def sql(self, text: str, database: str = "postgres", **login: str) -> str:
+        """What psql prints for these statements, unaligned and without a header; fails the test on an error."""
+        env = {**self.env(database, **login), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+        if SECRET in text:
+            env["PGOPTIONS"] = "-c log_statement=none -c log_min_duration_statement=-1"
+        command = [BIN / "psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-f", "-"]
+        done = subprocess.run(command, input=text, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.rstrip("\n")
+
+    def start_sql(self, text: str, database: str = "postgres", **login: str) -> subprocess.Popen[str]:
+        """A psql session that has been fed the statements and stays connected until its stdin is closed."""
+        env = {**self.env(database, **login), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+        session = subprocess.Popen(
+            [BIN / "psql", "-XAtqw"],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert session.stdin
+        assert session.stdout
+        session.stdin.write(f"{text};\n\\echo connected\n")
+        session.stdin.flush()
+        for line in session.stdout:
+            if line == "connected\n":
+                break
+        return session
+
+    def databases(self) -> set[str]:
+        """Names of all databases."""
+        return set(self.sql("SELECT datname FROM pg_database").splitlines())
+
+
+@dataclass(frozen=True)
+class TestDatabase:
+    """One database and the application role that owns it (named alike)."""
+
+    __test__ = False
+
+    server: Server
+    name: str
+    owner: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        """PG* variables of the application role."""
+        return self.server.env(self.name, self.owner, APP_PASSWORD)
+
+    def sql(self, text: str) -> str:
+        """Statements of the superuser in this database."""
+        return self.server.sql(text, self.name)
+
+    def app_sql(self, text: str) -> str:
+        """Statements of the application role."""
+        return self.server.sql(text, self.name, user=self.owner, password=APP_PASSWORD)
+
+
+class Outcome(NamedTuple):
+    """How a script ended: exit code, what its termination message says, and its log."""
+
+    code: int
+    report: dict[str, Any]
+    log: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The result; fails the test when there is none."""
+        assert self.code == 0, (self.report, self.log)
+        assert set(self.report) == {"result"}, self.report
+        return dict(self.report["result"])
+
+    @property
+    def reason(self) -> str:
+        """The error's reason; fails the test when the script succeeded."""
+        assert self.code != 0, (self.report, self.log)
+        assert set(self.report) == {"error"}, (self.report, self.log)
+        assert set(self.report["error"]) == {"reason", "message"}
+        return str(self.report["error"]["reason"])
+
+    @property
+    def message(self) -> str:
+        """The error's message."""
+        return str(self.report["error"]["message"])
+
+
+@dataclass
+class Script:
+    """A script that runs."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+
+    @property
+    def log(self) -> str:
+        """What it has printed so far."""
+        return (self.directory / "log").read_text(errors="replace")
+
+    def terminate(self) -> None:
+        """Ask it to end, as the kubelet does: only its first process gets the signal."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the whole pod at once, as on an eviction or the loss of its node."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+
+    def descendants(self) -> dict[int, str]:
+        """Its processes that are alive, and their command lines."""
+        alive = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[2]) == self.process.pid and fields[0] != "Z":
+                    command = stat.with_name("cmdline").read_bytes().replace(b"\0", b" ")
+                    alive[int(stat.parent.name)] = command.decode(errors="replace")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        return alive
+
+    def child(self, program: str) -> int:
+        """Process id of the first descendant that runs this program, waited for."""
+        return int(
+            until(lambda: next((p for p, c in self.descendants().items() if _program(c) == program), None))
+        )
+
+    def wait(self, seconds: float = 60) -> Outcome:
+        """Its outcome, checked for what no outcome may contain."""
+        code = self.process.wait(seconds)
+        message = (self.directory / "termination-log").read_bytes()
+        arguments = (self.directory / "argv").read_text(errors="replace")
+        assert len(message) <= 4096
+        for where, text in (
+            ("report", message.decode()),
+            ("log", self.log),
+            ("argv", arguments),
+        ):
+            assert SECRET not in text, f"a password is in the {where}"
+        return Outcome(code, json.loads(message) if message else {}, self.log)
+
+
+def _program(command: str) -> str:
+    return Path(command.split(" ", 1)[0]).name
+
+
+@dataclass
+class Pods:
+    """Starts scripts; what is left of them is killed at the end of the test."""
+
+    directory: Path
+    spies: Path  # PostgreSQL's programs, recording their arguments
+    started: list[Script] = field(default_factory=list)
+
+    def start(self, names: str | Iterable[str], env: Mapping[str, str]) -> Script:
+        """Run lib.sh and the named script(s) as one text, like a template does."""
+        directory = hand_over(self.directory / f"pod-{len(self.started)}")
+        files = ["lib.sh", *([names] if isinstance(names, str) else names)]
+        text = "".join((SCRIPTS / name).read_text() for name in files)
+        for name in ("termination-log", "argv", "log"):
+            (directory / name).touch()
+            (directory / name).chmod(0o666)
+        with (directory / "log").open("wb") as log:
+            process = subprocess.Popen(
+                ["bash", "-c", text],
+                env={
+                    "PATH": f"{self.directory / 'bin'}:{self.spies}:{BIN}:/usr/bin:/bin",
+                    "TMPDIR": str(hand_over(directory / "tmp")),
+                    "TERMINATION_LOG": str(directory / "termination-log"),
+                    "ARGV_LOG": str(directory / "argv"),
+                    **env,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                start_new_session=True,
+                **UNPRIVILEGED,
+            )
+        self.started.append(Script(process, directory))
+        return self.started[-1]
+
+    def run(self, names: str | Iterable[str], env: Mapping[str, str]) -> Outcome:
+        """Run to the end; nothing may be left of it, neither processes nor temporary files."""
+        script = self.start(names, env)
+        outcome = script.wait()
+        assert not script.descendants(), script.descendants()
+        assert not list((script.directory / "tmp").iterdir())
+        return outcome
+
+    def shim(self, program: str, text: str) -> None:
+        """Put a bash script before a program; it finds the real one as "$REAL"."""
+        path = self.directory / "bin" / program
+        path.parent.mkdir(exist_ok=True)
+        real = BIN / program if (BIN / program).exists() else shutil.which(program)
+        path.write_text(f"#!/bin/bash\nREAL={real}\n{text}\n")
+        path.chmod(0o755)
