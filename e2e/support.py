@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from e2e.cluster import kubectl_command, select
 from e2e.cluster.deploy import NAMESPACE
 
-GROUP = "postgres-operator.io"
+GROUP = "database.example.com"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 T = TypeVar("T")
