@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Generator, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,13 +13,15 @@ from e2e import support
 from e2e.cluster import Cluster, select
 from e2e.cluster.deploy import deploy
 
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
 _failed = pytest.StashKey[bool]()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
         item.stash[_failed] = True
@@ -49,7 +50,7 @@ def operator(cluster: Cluster) -> None:
 
 
 @pytest.fixture
-def plain_namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+def plain_namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:  # noqa: ARG001 -- it runs
     """A fresh namespace with Pod Security `restricted`, without the operator being needed."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
     name = f"{words[:40].strip('-')}-{secrets.token_hex(3)}"
@@ -60,6 +61,6 @@ def plain_namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterato
 
 
 @pytest.fixture
-def namespace(operator: None, plain_namespace: str) -> str:
+def namespace(operator: None, plain_namespace: str) -> str:  # noqa: ARG001 -- it runs
     """A fresh namespace of a cluster in which the operator runs."""
     return plain_namespace

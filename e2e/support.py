@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from e2e.cluster import kubectl_command, select
 from e2e.cluster.deploy import NAMESPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 GROUP = "database.example.com"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}

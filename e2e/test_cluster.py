@@ -15,7 +15,12 @@ from e2e.cluster import Cluster, cgroups, kubectl_command
 from e2e.cluster.local import Local
 from e2e.support import KubectlError, apply, delete, get, kubectl, wait_for
 
-POD_SECURITY = {"runAsNonRoot": True, "runAsUser": 999, "fsGroup": 999, "seccompProfile": {"type": "RuntimeDefault"}}
+POD_SECURITY: dict[str, Any] = {
+    "runAsNonRoot": True,
+    "runAsUser": 999,
+    "fsGroup": 999,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -38,7 +43,7 @@ def shell_pod(name: str, script: str, claim: str = "") -> dict[str, Any]:
 
 
 def claim(name: str, storage_class: str, size: str) -> dict[str, Any]:
-    spec = {"storageClassName": storage_class, "accessModes": ["ReadWriteOnce"]}
+    spec: dict[str, Any] = {"storageClassName": storage_class, "accessModes": ["ReadWriteOnce"]}
     spec |= {"resources": {"requests": {"storage": size}}}
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
 

@@ -5,18 +5,31 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from e2e.cluster import operator_image
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 SHELLS = ("sh", "bash", "rbash", "dash", "ash", "ksh*", "zsh*", "fish", "busybox*", "toybox")
 PACKAGE_MANAGERS = ("apt", "apt-*", "dpkg", "dpkg-*", "apk", "rpm", "dnf", "yum", "pip", "pip3*", "uv", "easy_install*")
-POSTGRESQL = ("psql", "pg_*", "postgres", "initdb", "createdb", "libpq.so*", "libpq-*", "libecpg*", "psycopg*", "asyncpg*")
+POSTGRESQL = (
+    "psql",
+    "pg_*",
+    "postgres",
+    "initdb",
+    "createdb",
+    "libpq.so*",
+    "libpq-*",
+    "libecpg*",
+    "psycopg*",
+    "asyncpg*",
+)
 PROGRAM_PLACES = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin", "packages/bin", "app/bin")
 
 
@@ -74,3 +87,30 @@ CHECKS: dict[str, Callable[[Image], bool]] = {
 @pytest.mark.parametrize("name", CHECKS)
 def test_image(image: Image, name: str) -> None:
     assert CHECKS[name](image)
+
+
+def write_archive(path: Path, config: dict[str, Any], files: list[str]) -> Path:
+    """An image archive with empty files."""
+
+    def add(tar: tarfile.TarFile, name: str, content: bytes = b"") -> None:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        for name in files:
+            add(tar, name)
+    manifest = [{"Config": "config.json", "RepoTags": ["bad:1"], "Layers": ["layer.tar"]}]
+    with tarfile.open(path, "w") as tar:
+        add(tar, "manifest.json", json.dumps(manifest).encode())
+        add(tar, "config.json", json.dumps({"config": config}).encode())
+        add(tar, "layer.tar", layer.getvalue())
+    return path
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_checks_can_fail(tmp_path: Path, name: str) -> None:
+    files = ["./usr/bin/dash", "usr/bin/dpkg-deb", "packages/pip/__init__.py", "usr/lib/x86_64-linux-gnu/libpq.so.5.15"]
+    config = {"User": "0", "Entrypoint": ["/bin/sh"]}
+    assert not CHECKS[name](Image(write_archive(tmp_path / "bad.tar", config, files)))

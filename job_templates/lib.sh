@@ -2,69 +2,128 @@
 # Values come through the environment only; the outcome goes into the pod's termination message as one JSON object.
 set -euo pipefail
 umask 007
-export LC_ALL=C PGCONNECT_TIMEOUT="${PGCONNECT_TIMEOUT:-10}" PGAPPNAME="${PGAPPNAME:-postgres-operator}"
+# C: one byte is one character, and messages are in English. UTF8: so are names, whatever the database's encoding.
+export LC_ALL=C PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT="${PGCONNECT_TIMEOUT:-10}" PGAPPNAME="${PGAPPNAME:-postgres-operator}"
 
 readonly TERMINATION_LOG="${TERMINATION_LOG:-/dev/termination-log}"
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/job.XXXXXX") # for captured error output; never on a backup volume
 
-log() { printf '%s %s\n' "$(date -u +%H:%M:%S)" "$*"; }
+log() { printf '%s %s\n' "$(date -u +%H:%M:%S)" "$*" >&2; }
 
 # A JSON string of the arguments: quotes and control characters escaped, cut to fit a termination message (4096 bytes)
 # at a character's boundary.
 json_string() {
-    local text
-    text=$(printf '%s' "$*" | head -c 1500 | iconv -c -f UTF-8 -t UTF-8 2>/dev/null | tr '\n\t' '  ' | tr -d '\000-\037\177')
+    local text=${*//[[:cntrl:]]/ }
+    if ((${#text} > 1500)); then
+        text=${text:0:1500}
+        while [[ $text == *[$'\x80'-$'\xbf'] ]]; do text=${text%?}; done
+        text="${text%[$'\xc0'-$'\xff']}…"
+    fi
     text=${text//\\/\\\\}
     printf '"%s"' "${text//\"/\\\"}"
 }
 
-# report JSON: the result of this script.
+# report JSON: the result of this script; the last thing it does.
 report() { printf '{"result": %s}\n' "$1" >"$TERMINATION_LOG"; }
 
-# fail REASON MESSAGE: reasons are part of the interface, see docs/reasons.md.
+# fail REASON MESSAGE: reasons are part of the interface, see docs/reasons.md. In a subshell too, the first one counts.
 fail() {
-    trap - ERR
     log "FAILED: $1: $2"
-    printf '{"error": {"reason": "%s", "message": %s}}\n' "$1" "$(json_string "$2")" >"$TERMINATION_LOG"
+    [[ -s $TERMINATION_LOG ]] ||
+        printf '{"error": {"reason": "%s", "message": %s}}\n' "$1" "$(json_string "$2")" >"$TERMINATION_LOG"
     exit 1
 }
 
-# masked FILE: the first error that PostgreSQL's programs wrote there, in one line, without what may be row data:
-# DETAIL and CONTEXT lines are left out, and so are quoted values (identifiers stay).
+# run COMMAND...: the command, but SIGTERM is heeded at once: bash waits for a foreground command to end first.
+run() {
+    "$@" <&0 &
+    wait $!
+}
+
+cleanup() { :; } # for scripts to replace: runs at the very end, whatever that is, when no child runs any more
+
+finish() {
+    local code=$? command=$BASH_COMMAND
+    trap '' TERM INT
+    set +e
+    # shellcheck disable=SC2046 # process ids
+    kill $(jobs -p) 2>/dev/null
+    wait
+    cleanup
+    rm -rf "$scratch"
+    # A signal leaves no report: Kubernetes knows better why the pod had to end.
+    if ((code != 0 && code <= 128)) && [[ ! -s $TERMINATION_LOG ]]; then
+        fail InternalError "The script stopped unexpectedly (exit code $code) at: $command"
+    fi
+    exit "$code"
+}
+trap finish EXIT
+trap 'exit 143' TERM INT
+
+# masked FILE: the first error that PostgreSQL's programs wrote there, in one line and without what may be row data:
+# DETAIL and CONTEXT lines are left out; a quoted text stays only where it is a name, by the word before it, and from
+# the first one that is not all is left out (a value may contain quotes and newlines itself).
 masked() {
+    local kinds='relation|table|view|index|sequence|column|constraint|trigger|rule|policy|type|domain|schema|extension|function'
+    kinds+='|procedure|aggregate|operator|cast|collation|language|role|user|database|tablespace|encoding|parameter|publication'
+    kinds+='|subscription|server|wrapper|method|class|family|configuration|dictionary|object|file|directory|at|host name'
     grep -aE -m1 '(ERROR|FATAL|PANIC|error|fatal): ' "$1" 2>/dev/null |
-        sed -E -e 's/^(psql|pg_dump|pg_restore)[^ ]*: (<stdin>:[0-9]+: |[^ ]+:[0-9]+: )?//' \
-            -e 's/(: |value |string |range |literal |for type [a-z ]+: )"[^"]*("|$)/\1"…"/g' | head -c 800 || true
+        sed -E -e 's/^(psql|pg_dump|pg_restore)[^ ]*: ((error|detail): )?//' \
+            -e ':name' -e "s/^(([^\"]*[^a-z\"])?($kinds) )\"([^\"]*)\"/\1"$'\001\\4\002/' -e 'tname' \
+            -e 's/".*"( is out of range for type [a-z ]+)$/"…"\1/' -e 'tend' -e 's/".*/"…"/' -e ':end' \
+            -e $'s/[\001\002]/"/g' | head -c 800 || true
 }
 
 # connect_failure FILE: turns the error output of a failed connection into an outcome.
 connect_failure() {
     local text
     text=$(masked "$1")
-    case $text in
-    *'password authentication failed'* | *'no password supplied'* | *'no pg_hba.conf entry'* | *'role "'*'does not exist'*)
+    case $(<"$1") in
+    *'password authentication failed'* | *'no password supplied'* | *'no pg_hba.conf entry'* | \
+        *'is not permitted to log in'* | *'role "'*'" does not exist'*)
         fail AuthenticationFailed "$PGHOST:$PGPORT refuses the login: $text. Do the passwords in the Secret fit the server's?" ;;
-    *'database "'*'does not exist'*)
+    *'database "'*'" does not exist'*)
         fail DatabaseMissing "There is no such database on $PGHOST:$PGPORT: $text" ;;
     *)
-        fail DatabaseUnreachable "No connection to $PGHOST:$PGPORT: ${text:-$(head -c 300 "$1" | tr '\n' ' ')}" ;;
+        fail DatabaseUnreachable "No connection to $PGHOST:$PGPORT: $text" ;;
     esac
 }
 
-# connect SECONDS: waits that long for a server that lets us log in to $PGDATABASE; sets server_version.
+# connect SECONDS: waits that long for a server that lets us log in to $PGDATABASE; sets server_version ("17.6").
 # pg_isready alone would pass with a wrong password and for a missing database.
 connect() {
     local deadline=$((SECONDS + $1))
-    until server_version=$(psql -XAtqw -c 'SHOW server_version' 2>"$scratch/connect"); do
-        if grep -qaE 'password|pg_hba|does not exist' "$scratch/connect" || ((SECONDS >= deadline)); then
+    until run psql -XAtqw -c 'SHOW server_version' >"$scratch/version" 2>"$scratch/connect"; do
+        if grep -qaE 'password|pg_hba|log in|does not exist' "$scratch/connect" || ((SECONDS >= deadline)); then
             connect_failure "$scratch/connect"
         fi
-        sleep 1
+        log "Not yet: $(masked "$scratch/connect")"
+        run sleep 1
     done
-    server_version=${server_version%% *}
+    read -r server_version _ <"$scratch/version"
 }
 
 tool_version() { "$1" --version | sed -E 's/^.*\(PostgreSQL\) ([0-9A-Za-z.]+).*$/\1/'; }
 
-trap 'fail InternalError "The script stopped unexpectedly at: $BASH_COMMAND"' ERR
-trap 'exit 143' TERM INT
+# read_manifest: sets manifest (JSON, one line), artifact (the dump file), format, size and sha256 of $ARTIFACT_PATH,
+# and makes sure that the file is there in full. ARTIFACT_PATH and the manifest may be anybody's.
+read_manifest() {
+    local directory="$STORE_DIR/$ARTIFACT_PATH" version='"([0-9][0-9A-Za-z.~+-]*)"' actual
+    local pattern='^\{"schema": 1, "location": "[^"\\]+", "file": "(dump\.(pgdump|sql))", "format": "(custom|plain)"'
+    pattern+=', "sizeBytes": ([1-9][0-9]{0,17}), "sha256": "([0-9a-f]{64})", "serverVersion": '"$version"
+    pattern+=', "toolVersion": '"$version"', "backupTime": "[0-9TZ:-]+", "source": \{.*\}\}$'
+    # Neither .. nor symbolic links lead out of the store.
+    if [[ $(cd -P "$directory" 2>/dev/null && pwd) != "$(cd -P "$STORE_DIR" && pwd)/$ARTIFACT_PATH" ]]; then
+        fail ArtifactMissing "There is no backup at $ARTIFACT_PATH of this store."
+    fi
+    [[ -f $directory/manifest.json ]] || fail ArtifactMissing "$ARTIFACT_PATH has no manifest.json: it is no finished backup."
+    manifest=$(head -c 4000 "$directory/manifest.json" | tr -d '\0')
+    [[ $manifest =~ $pattern ]] || fail ManifestInvalid "$ARTIFACT_PATH/manifest.json is not a manifest as dumps write it."
+    artifact="$directory/${BASH_REMATCH[1]}" format=${BASH_REMATCH[3]} size=${BASH_REMATCH[4]} sha256=${BASH_REMATCH[5]}
+    [[ $format == custom && $artifact == *.pgdump || $format == plain && $artifact == *.sql ]] ||
+        fail ManifestInvalid "$ARTIFACT_PATH/manifest.json names ${artifact##*/}, but its format is $format."
+    [[ -f $artifact && ! -L $artifact ]] || fail ArtifactMissing "$ARTIFACT_PATH/${artifact##*/} is missing."
+    actual=$(stat -c %s "$artifact")
+    [[ $actual == "$size" ]] ||
+        fail ChecksumMismatch "$ARTIFACT_PATH/${artifact##*/} has $actual bytes; its manifest says $size."
+}

@@ -9,12 +9,15 @@ import functools
 import os
 import shutil
 import subprocess
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from e2e.cluster import build
 from e2e.cluster.existing import Existing
 from e2e.cluster.kind import Kind
 from e2e.cluster.local import Local
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Cluster(Protocol):
@@ -65,7 +68,5 @@ def docker_answers() -> bool:
 
 def kubectl_command(kubeconfig: Path) -> list[str]:
     """kubectl with its kubeconfig: the one on PATH, else the one that local clusters bring."""
-    from e2e.cluster import build
-
     program = ["kubectl"] if shutil.which("kubectl") else [str(build.hyperkube()), "kubectl"]
     return [*program, "--kubeconfig", str(kubeconfig)]

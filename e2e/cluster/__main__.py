@@ -18,14 +18,16 @@ def main() -> None:
     commands.add_parser("kubeconfig", help="print the path of its kubeconfig")
     load = commands.add_parser("load", help="load image archives into the node")
     load.add_argument("archives", nargs="+", type=Path)
-    enter = commands.add_parser("enter", help="run a command in the node's namespaces (ctr, iptables, ...)")
-    enter.add_argument("words", nargs=argparse.REMAINDER)
-    kubectl = commands.add_parser("kubectl", help="run kubectl against it")
-    kubectl.add_argument("words", nargs=argparse.REMAINDER)
+    commands.add_parser("enter", help="run a command in the node's namespaces (ctr, iptables, ...)")
+    commands.add_parser("kubectl", help="run kubectl against it")
     commands.add_parser("image", help="build the operator's image and print the path of its archive")
     commands.add_parser("deploy", help="build, load and roll out the operator")
 
-    args = parser.parse_args()
+    # what follows these two is not for us to parse, whatever it looks like
+    words = sys.argv[1:]
+    split = 1 if words[:1] in (["enter"], ["kubectl"]) else len(words)
+    args = parser.parse_args(words[:split])
+    rest = words[split:]
     cluster = select()
     match args.command:
         case "up":
@@ -37,15 +39,15 @@ def main() -> None:
         case "load":
             cluster.load(*args.archives)
         case "enter":
-            _become(cluster.enter_command(*args.words))
+            _become(cluster.enter_command(*rest))
         case "kubectl":
-            _become([*kubectl_command(cluster.kubeconfig()), *args.words])
+            _become([*kubectl_command(cluster.kubeconfig()), *rest])
         case "image":
-            from e2e.cluster import operator_image
+            from e2e.cluster import operator_image  # noqa: PLC0415 -- needed here only
 
             print(operator_image.archive())
         case "deploy":
-            from e2e.cluster import deploy
+            from e2e.cluster import deploy  # noqa: PLC0415 -- the rest works without PyYAML
 
             deploy.deploy(cluster)
 

@@ -6,9 +6,11 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _PATHS = {
     "Service": "services",
@@ -32,12 +34,13 @@ class Api:
     def _open(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": kind}
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.server + path, data, headers, method=method)
+        request = urllib.request.Request(self.server + path, data, headers, method=method)  # noqa: S310 -- always https
         return self._opener.open(request, timeout=None if "watch=1" in path else 30)
 
     def get(self, path: str) -> dict[str, Any]:
         with self._open("GET", path) as response:
-            return json.load(response)
+            found: dict[str, Any] = json.load(response)
+            return found
 
     def patch(self, path: str, body: dict[str, Any]) -> None:
         """Merge patch; with a resourceVersion in it, a conflict is an HTTPError 409."""

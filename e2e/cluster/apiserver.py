@@ -14,14 +14,17 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from e2e.cluster import build, configs
 from e2e.cluster.api import Api
 from e2e.cluster.local import free_port
 from e2e.cluster.pki import Pki
 from e2e.cluster.progress import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @contextlib.contextmanager
@@ -46,7 +49,7 @@ def start(*flags: str) -> Iterator[Path]:
         for program in programs:
             if program.poll() is not None:
                 logs = [log.read_text(errors="replace")[-2000:] for log in work.glob("*.log")]
-                raise RuntimeError("\n".join([f"ended with {program.returncode}: {program.args}", *logs]))
+                raise RuntimeError("\n".join([f"a program ended with {program.returncode}:", *logs]))
         return api.ready()
 
     try:

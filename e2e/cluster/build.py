@@ -7,14 +7,17 @@ import fcntl
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from e2e.cluster import images, rootfs
 from e2e.cluster.paths import HERE, cache_dir, digest
 from e2e.cluster.progress import run, step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
 KUBERNETES = "1.35.4"
 _KEEP = 3
@@ -64,13 +67,13 @@ def _compile(source: Path, target: Path) -> None:
     major, minor, _ = KUBERNETES.split(".")
     facts = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     flags = " ".join(f"-X k8s.io/component-base/version.{key}={value}" for key, value in facts.items())
-    command = ["go", "build", "-trimpath", "-o", target, "-ldflags", f"-s -w {flags}", "."]
+    command = ["go", "build", "-trimpath", "-o", str(target), "-ldflags", f"-s -w {flags}", "."]
     run(command, env={"CGO_ENABLED": "0"}, cwd=source)
 
 
 def image(name: str, build: Callable[..., None], *args: str) -> Path:
     """The archive of an image built by a function of images.py."""
-    inputs = [rootfs.SCRIPTS, HERE / "rootfs.py", inspect.getsource(build), *args]
+    inputs: list[Path | str] = [rootfs.SCRIPTS, HERE / "rootfs.py", inspect.getsource(build), *args]
     return cached(f"image-{name}", inputs, lambda target: build(target, *args), ".tar")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Equal in every cluster: each has a network namespace of its own.
 NODE = "node0"

@@ -15,6 +15,7 @@ POSTGRES = {"15": "bookworm", "17": "trixie"}
 PYTHON_BUILD = "localhost/python3-build:debian12"
 PYTHON_BASE = "localhost/distroless-python3:debian12"
 
+
 def pause(archive: Path) -> None:
     """The sandbox image."""
     with tempfile.TemporaryDirectory() as tmp:
@@ -29,8 +30,8 @@ def postgres(archive: Path, major: str, suite: str) -> None:
     shell = "bash coreutils dash diffutils findutils grep gzip hostname mawk sed tar util-linux xz-utils zstd"
     packages = ["base-files", *shell.split(), "libc-bin", "tzdata", f"postgresql-{major}"]
     # The JIT compiler needs 110 MB of LLVM; without it the server just does not compile.
-    jit = ("/usr/lib/*/libLLVM*", "/usr/lib/*/libz3.so*", "/usr/lib/llvm*")
-    jit += ("/usr/lib/postgresql/*/lib/llvmjit*", "/usr/lib/postgresql/*/lib/bitcode/*")
+    jit = ["/usr/lib/*/libLLVM*", "/usr/lib/*/libz3.so*", "/usr/lib/llvm*"]
+    jit += ["/usr/lib/postgresql/*/lib/llvmjit*", "/usr/lib/postgresql/*/lib/bitcode/*"]
     path = f"/usr/local/bin:/usr/lib/postgresql/{major}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     env = [f"PATH={path}", "LANG=C.UTF-8", "PGDATA=/var/lib/postgresql/data", f"PG_MAJOR={major}"]
     config = {

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from e2e.cluster import storage
 from e2e.cluster.paths import run_dir
 from e2e.cluster.progress import run, say, step
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Kind:
@@ -28,7 +31,7 @@ class Kind:
             run(["kind", "export", "kubeconfig", "--name", self.cluster, "--kubeconfig", self.kubeconfig()])
         else:
             with step(f"creating the kind cluster {self.cluster}"):
-                where = ["--name", self.cluster, "--kubeconfig", self.kubeconfig()]
+                where: list[str | Path] = ["--name", self.cluster, "--kubeconfig", self.kubeconfig()]
                 run(["kind", "create", "cluster", *where, "--wait", "180s"])
         self._tiny_volumes()
         return self.kubeconfig()
@@ -68,5 +71,5 @@ class Kind:
         self._kubectl("apply", "-f", "-", stdin=bundle)
 
     def _kubectl(self, *args: str, stdin: str = "") -> str:
-        command = ["kubectl", "--kubeconfig", self.kubeconfig(), *args]
+        command = ["kubectl", "--kubeconfig", str(self.kubeconfig()), *args]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout

@@ -52,7 +52,8 @@ class Local:
     def _start(self, binary: Path, archives: list[Path]) -> None:
         log = self.work / "log"
         log.mkdir(parents=True, mode=0o755)
-        command = [sys.executable, "-m", "e2e.cluster.supervise", self.work, binary, str(free_port()), *archives]
+        command = [sys.executable, "-m", "e2e.cluster.supervise", str(self.work), str(binary), str(free_port())]
+        command += map(str, archives)
         with (log / "node.log").open("w") as out:
             process = subprocess.Popen(
                 command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=ROOT, start_new_session=True

@@ -9,22 +9,24 @@ When this process ends, the kernel ends everything else in here.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import subprocess
 import sys
 import threading
 import urllib.error
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from e2e.cluster import cgroups, configs, storage
 from e2e.cluster.api import Api
 from e2e.cluster.configs import API_IP, NODE, NODE_IP
 from e2e.cluster.pki import Pki
 from e2e.cluster.progress import run, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 class Node:
@@ -93,7 +95,7 @@ class Node:
         self.wait_for("containerd", answers)
         with (self.log_dir / "import.log").open("w") as log:
             for archive in self.archives:
-                command = [*ctr, "image", "import", archive]
+                command = [*ctr, "image", "import", str(archive)]
                 subprocess.run(command, stdout=log, stderr=log, check=True)
 
     def _control_plane(self) -> tuple[Pki, Api]:

@@ -6,11 +6,14 @@ import json
 import os
 import tarfile
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from e2e.cluster import build, docker_answers, images
 from e2e.cluster.paths import ROOT, cache_dir
 from e2e.cluster.progress import run, say
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # As a Deployment says it, and as a container runtime completes it.
 NAME = "postgres-operator:dev"
@@ -27,7 +30,7 @@ def archive() -> Path:
 def build_from(context: Path) -> Path:
     """The same for another tree, which has the files that the Dockerfile copies."""
     engine = "docker" if docker_answers() else "buildah"
-    inputs = [DOCKERFILE, context / "requirements.txt", context / "operator" / "postgres_operator"]
+    inputs: list[Path | str] = [DOCKERFILE, context / "requirements.txt", context / "operator" / "postgres_operator"]
     inputs.append(context / "job_templates")
     builder = partial(_docker if engine == "docker" else _buildah, context)
     return build.cached("operator-image", [*inputs, engine], builder, ".tar")
@@ -68,7 +71,8 @@ def _docker(context: Path, target: Path) -> None:
 
 def _buildah(context: Path, target: Path) -> None:
     store = cache_dir() / "buildah"
-    buildah = ["buildah", "--storage-driver", "overlay", "--root", store / "root", "--runroot", store / "run"]
+    buildah = ["buildah", "--storage-driver", "overlay"]
+    buildah += ["--root", str(store / "root"), "--runroot", str(store / "run")]
     arguments = _arguments()
     with build.locked(store.with_suffix(".lock")):
         for archived, name in zip(_stand_ins(), _STAND_INS.values(), strict=True):
@@ -83,7 +87,7 @@ def _buildah(context: Path, target: Path) -> None:
         # Isolation by chroot needs no privilege and keeps the network of the caller; a
         # private certificate authority of this machine has to be handed in.
         options = ["--isolation", "chroot", "--layers", "--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"]
-        options += ["--pull-never", "--ignorefile", DOCKERFILE.with_name(".dockerignore")]
+        options += ["--pull-never", "--ignorefile", str(DOCKERFILE.with_name(".dockerignore"))]
         run([*buildah, "bud", *options, "--file", DOCKERFILE, "--tag", FULL_NAME, *arguments, context])
         target.unlink(missing_ok=True)
         run([*buildah, "push", "--quiet", FULL_NAME, f"docker-archive:{target}:{FULL_NAME}"])

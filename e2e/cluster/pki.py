@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from e2e.cluster.progress import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
@@ -51,9 +54,7 @@ class Pki:
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "e2e",
-            "clusters": [
-                {"name": "e2e", "cluster": {"server": server, "certificate-authority-data": authority}}
-            ],
+            "clusters": [{"name": "e2e", "cluster": {"server": server, "certificate-authority-data": authority}}],
             "users": [{"name": "e2e", "user": {"token": token}}],
             "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": "e2e"}}],
         }

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
 
 def say(text: str) -> None:
@@ -37,33 +40,21 @@ def step(what: str, *, every: float = 10) -> Iterator[None]:
     say(f"  {what}: done in {time.monotonic() - began:.1f} s")
 
 
-def run(
-    command: Sequence[str | Path],
-    *,
-    log: Path | None = None,
-    env: dict[str, str] | None = None,
-    cwd: Path | None = None,
-) -> str:
-    """Run a command to its end and return its stdout, or raise with the end of its output.
-
-    With `log`, everything it prints goes into that file and nothing is returned.
-    """
-    full_env = {**os.environ, **(env or {})}
-    if log:
-        with log.open("w") as out:
-            done = subprocess.run(
-                command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=full_env, cwd=cwd, check=False
-            )
-        output, stdout = log.read_text(errors="replace"), ""
-    else:
-        done = subprocess.run(
-            command, capture_output=True, stdin=subprocess.DEVNULL, env=full_env, cwd=cwd, check=False, text=True
-        )
-        output, stdout = done.stdout + done.stderr, done.stdout
+def run(command: Sequence[str | Path], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+    """Run a command to its end and return its stdout, or raise with the end of its output."""
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        check=False,
+        text=True,
+    )
     if done.returncode:
-        tail = "\n".join(output.splitlines()[-30:])
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
         raise RuntimeError(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{tail}")
-    return stdout
+    return done.stdout
 
 
 def until(what: str, ready: Callable[[], bool], *, within: float, every: float = 0.1) -> None:

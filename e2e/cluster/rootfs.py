@@ -11,12 +11,14 @@ import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from e2e.cluster.paths import HERE
 from e2e.cluster.progress import run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 SCRIPTS = HERE / "images"
 _EXCLUDE = (

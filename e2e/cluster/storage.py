@@ -11,12 +11,15 @@ import http.client
 import shutil
 import time
 import urllib.error
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from e2e.cluster.api import Api
 from e2e.cluster.configs import NODE
 from e2e.cluster.progress import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from e2e.cluster.api import Api
 
 STANDARD = 40
 TINY = 4

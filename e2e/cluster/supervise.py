@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from e2e.cluster import cgroups
-from e2e.cluster.progress import run, until
+from e2e.cluster.progress import until
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """Wires the parts together and runs them until a signal, or until one of them fails."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
@@ -61,7 +60,7 @@ async def heartbeat(health: probes.Health) -> None:
 
 
 async def run(settings: Settings) -> None:
-    """Run the operator.
+    """Run the operator until a signal.
 
     Raises:
         OperatorError: It cannot start, or what it rests on broke; the process is to end and be started again.
@@ -69,22 +68,36 @@ async def run(settings: Settings) -> None:
     health = probes.Health()
     probes.serve(health, settings.probe_port)
     cluster = await Cluster.connect()
+    tasks = [asyncio.create_task(heartbeat(health), name="heartbeat")]
+    try:
+        tasks += await _start(settings, cluster)
+        health.ready = True
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            # kopf returns at a signal; everything else runs for ever.
+            if task.get_name() != "watch" or task.exception():
+                raise OperatorError(f"Task {task.get_name()} ended") from task.exception()
+        logger.info("Stopping; running Jobs go on")
+    finally:
+        health.ready = False
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_SHUTDOWN_SECONDS)
+        await cluster.close()
+
+
+async def _start(settings: Settings, cluster: Cluster) -> list[asyncio.Task[None]]:
     cache, queue = Cache(), WorkQueue[Key]()
     eyes = watch.Watch(cache, queue)
     policy = Policy(settings.default_claim_spec, settings.backup_ttl_seconds_after_finished)
     renderer = Renderer(settings.job_templates_dir, settings.job_uid, settings.job_gid)
     reconciler = Reconciler(cluster, cache, eyes.seen, renderer, policy)
-    tasks = [asyncio.create_task(heartbeat(health), name="heartbeat")]
     try:
         await eyes.prime(cluster, settings.namespaces)
     except NotFound as error:
         raise OperatorError(f"The CRDs are not installed; apply config/crd first. ({error})") from error
-    health.ready = True
     logger.info("Watching %s", ", ".join(settings.namespaces) or "all namespaces")
-    tasks += [asyncio.create_task(work(queue, reconciler), name=f"worker-{n}") for n in range(settings.workers)]
     relisting = eyes.relist_forever(cluster, settings.namespaces, settings.resync_seconds)
-    tasks.append(asyncio.create_task(relisting, name="relist"))
-    # kopf ends every task that is created on its loop after it has started, so it comes last.
     watching = kopf.operator(
         registry=eyes.registry(),
         settings=watch.settings(),
@@ -92,19 +105,12 @@ async def run(settings: Settings) -> None:
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )
-    tasks.append(asyncio.create_task(watching, name="watch"))
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    health.ready = False
-    for task in done:
-        # kopf returns at a signal; everything else runs for ever.
-        if task.get_name() != "watch" or task.exception():
-            raise OperatorError(f"Task {task.get_name()} ended") from task.exception()
-    logger.info("Stopping; running Jobs go on")
-    for task in tasks:
-        task.cancel()
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait(tasks, timeout=_SHUTDOWN_SECONDS)
-    await cluster.close()
+    return [
+        *(asyncio.create_task(work(queue, reconciler), name=f"worker-{n}") for n in range(settings.workers)),
+        asyncio.create_task(relisting, name="relist"),
+        # Last: kopf ends every task that is created on its loop after it has started.
+        asyncio.create_task(watching, name="watch"),
+    ]
 
 
 def main() -> int:

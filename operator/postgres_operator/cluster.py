@@ -96,7 +96,7 @@ class Cluster:
         accept = _METADATA_ONLY if metadata_only else "application/json"
         while True:
             page = await self._request("GET", f"{_path(kind, namespace)}?{urlencode(query)}", accept=accept)
-            for item in page["items"]:
+            for item in page["items"] or []:  # null where a list of metadata is empty
                 yield item
             if not (more := page["metadata"].get("continue")):
                 return

@@ -50,9 +50,7 @@ def test_what_lives_in_a_namespace_lives_in_the_operator_s(path: str, documents:
             assert document["metadata"]["namespace"] == NAMESPACE
 
 
-@pytest.mark.parametrize(
-    "directory", sorted(str(p.parent.relative_to(ROOT)) for p in ROOT.rglob("kustomization.yaml"))
-)
+@pytest.mark.parametrize("directory", sorted(str(p.parent.relative_to(ROOT)) for p in ROOT.rglob("kustomization.yaml")))
 def test_a_kustomization_lists_every_file_beside_it(directory: str) -> None:
     listed = yaml.safe_load((ROOT / directory / "kustomization.yaml").read_text())["resources"]
     beside = {p.name for p in (ROOT / directory).glob("*.yaml")} - {"kustomization.yaml"}
@@ -91,17 +89,15 @@ def test_memory_is_limited(container: dict[str, Any]) -> None:
     assert "memory" in container["resources"]["limits"]
 
 
-def test_probes_and_metrics_are_let_in_by_the_network_policy(
-    container: dict[str, Any], documents: Documents
-) -> None:
+def test_probes_are_let_in_by_the_network_policy(container: dict[str, Any], documents: Documents) -> None:
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert ports == {"probes": 8081, "metrics": 8080}
+    assert ports == {"probes": 8081}
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "probes"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "probes"}
 
     (policy,) = documents("network-policy/manager.yaml")
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     into = {port["port"]: rule.get("from") for rule in policy["spec"]["ingress"] for port in rule["ports"]}
-    assert into == {"probes": None, "metrics": [{"namespaceSelector": {}}]}
+    assert into == dict.fromkeys(ports.values())
     out = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
     assert 5432 not in out, "the control plane reaches no database"

@@ -1,9 +1,9 @@
-"""What `kubectl apply` of a new object takes and refuses."""
+"""What the API server takes and refuses when an object is created."""
 
 from typing import Any
 
 import pytest
-from apiserver_kit import Kubectl, Make
+from apiserver_kit import Api, Make
 
 from postgres_operator.api import crd
 from postgres_operator.api.common import dump
@@ -61,14 +61,11 @@ GOOD = [
 
 
 @pytest.mark.parametrize("wanted", GOOD)
-def test_is_taken_with_the_defaults_of_the_model(
-    wanted: tuple[str, dict[str, Any]], kubectl: Kubectl, make: Make
-) -> None:
+def test_is_taken_with_the_defaults_of_the_model(wanted: tuple[str, dict[str, Any]], api: Api, make: Make) -> None:
     body = make(*wanted)
-    answer = kubectl.apply(body)
-    assert answer.accepted, answer.text
+    api.create(body).must()
 
-    stored = kubectl.read(body)
+    stored = api.read(body)
     model = MODELS[body["kind"]].model_validate({**body, "metadata": body["metadata"] | META})
 
     assert model.spec == type(model.spec).model_validate(stored["spec"])  # type: ignore[attr-defined]
@@ -103,10 +100,14 @@ BAD = [
     pytest.param(database(username="user=x"), "spec.username", NAME, id="role with ="),
     pytest.param(database(username="x://y"), "spec.username", NAME, id="role as a URL"),
     pytest.param(database(username="-U"), "spec.username", NAME, id="role as an option"),
+    pytest.param(database(username="a..b"), "spec.username", NAME, id="role with .."),
+    pytest.param(database(username="a/b"), "spec.username", NAME, id="role with /"),
+    pytest.param(database(username="ä" * 32), "spec.username", "63 bytes", id="role of 64 bytes"),
     pytest.param(database(username="a\tb"), "spec.username", INVISIBLE, id="role with a tab"),
     pytest.param(database(username="postgres"), "spec.username", RESERVED_ROLE, id="role postgres"),
     pytest.param(database(username="pg_x"), "spec.username", RESERVED_ROLE, id="role pg_"),
     pytest.param(database(username="public"), "spec.username", RESERVED_ROLE, id="role public"),
+    pytest.param(database(username="none"), "spec.username", RESERVED_ROLE, id="role none"),
     # ---- the rest of a Database
     pytest.param(database(image="-rm postgres"), "spec.image", IMAGE, id="image as an option"),
     pytest.param(database(image="postgres:17\n"), "spec.image", IMAGE, id="image with a newline"),
@@ -172,20 +173,20 @@ BAD = [
 
 
 @pytest.mark.parametrize(("wanted", "field", "message"), BAD)
-def test_is_refused(wanted: tuple[str, dict[str, Any]], field: str, message: str, kubectl: Kubectl, make: Make) -> None:
-    answer = kubectl.apply(make(*wanted))
+def test_is_refused(wanted: tuple[str, dict[str, Any]], field: str, message: str, api: Api, make: Make) -> None:
+    answer = api.create(make(*wanted))
     assert not answer.accepted
     assert field in answer.text
     assert message in answer.text
 
 
 @pytest.mark.parametrize("name", ["a", "a" * 52, "shop-2"])
-def test_a_database_may_be_called(name: str, kubectl: Kubectl, make: Make) -> None:
-    assert kubectl.apply(make("Database", name=name)).accepted
+def test_a_database_may_be_called(name: str, api: Api, make: Make) -> None:
+    api.create(make("Database", name=name)).must()
 
 
 @pytest.mark.parametrize("name", ["a" * 53, "2shop", "shop.eu"])
-def test_a_database_may_not_be_called(name: str, kubectl: Kubectl, make: Make) -> None:
-    answer = kubectl.apply(make("Database", name=name))
+def test_a_database_may_not_be_called(name: str, api: Api, make: Make) -> None:
+    answer = api.create(make("Database", name=name))
     assert not answer.accepted
     assert "metadata.name: write at most 52 lower case letters" in answer.text

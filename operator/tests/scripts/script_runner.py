@@ -217,11 +217,11 @@ class Pods:
     spies: Path  # PostgreSQL's programs, recording their arguments
     started: list[Script] = field(default_factory=list)
 
-    def start(self, names: str | Iterable[str], env: Mapping[str, str]) -> Script:
-        """Run lib.sh and the named script(s) as one text, like a template does."""
+    def start(self, names: str | Iterable[str], env: Mapping[str, str], more: str = "") -> Script:
+        """Run lib.sh, the named script(s) and `more` as one text, like a template does."""
         directory = hand_over(self.directory / f"pod-{len(self.started)}")
         files = ["lib.sh", *([names] if isinstance(names, str) else names)]
-        text = "".join((SCRIPTS / name).read_text() for name in files)
+        text = "".join((SCRIPTS / name).read_text() for name in files) + more
         for name in ("termination-log", "argv", "log"):
             (directory / name).touch()
             (directory / name).chmod(0o666)
@@ -245,9 +245,9 @@ class Pods:
         self.started.append(Script(process, directory))
         return self.started[-1]
 
-    def run(self, names: str | Iterable[str], env: Mapping[str, str]) -> Outcome:
+    def run(self, names: str | Iterable[str], env: Mapping[str, str], more: str = "") -> Outcome:
         """Run to the end; nothing may be left of it, neither processes nor temporary files."""
-        script = self.start(names, env)
+        script = self.start(names, env, more)
         outcome = script.wait()
         assert not script.descendants(), script.descendants()
         assert not list((script.directory / "tmp").iterdir())

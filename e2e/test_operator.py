@@ -1,0 +1,160 @@
+"""The operator itself: what it may do, how it logs, what happens when it stops, and its templates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e import kit
+from e2e.support import apply, delete, get, items, kubectl, wait_for
+
+SYSTEM = "postgres-operator-system"
+DEPLOYMENT = "deployment/postgres-operator-controller-manager"
+ACCOUNT = f"system:serviceaccount:{SYSTEM}:postgres-operator-controller-manager"
+TEMPLATES = Path(__file__).parent.parent / "job_templates"
+
+
+def can(verb: str, what: str) -> bool:
+    try:
+        return kubectl("auth", "can-i", verb, what, f"--as={ACCOUNT}", "--all-namespaces").strip() == "yes"
+    except AssertionError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("what", "allowed"),
+    [
+        ("secrets", {"create"}),
+        ("pods", {"get", "list"}),
+        ("events", {"create", "list"}),
+        ("persistentvolumeclaims", {"get", "create"}),
+        ("pods/exec", set()),
+        ("pods/log", set()),
+        ("configmaps", set()),
+        ("nodes", set()),
+        ("namespaces", set()),
+        ("deployments.apps", set()),
+        ("backups.database.example.com", {"get", "list", "watch"}),
+    ],
+)
+def test_what_the_operator_may_do(operator: None, what: str, allowed: set[str]) -> None:
+    verbs = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+    assert {verb for verb in verbs if can(verb, what)} == allowed
+
+
+def operator_pod() -> dict[str, Any]:
+    pods = [p for p in items("pods", SYSTEM, "control-plane=controller-manager") if "deletionTimestamp" not in p["metadata"]]
+    assert len(pods) == 1, [p["metadata"]["name"] for p in pods]
+    return pods[0]
+
+
+def restarts() -> int:
+    count: int = operator_pod()["status"]["containerStatuses"][0]["restartCount"]
+    return count
+
+
+def test_the_log_has_one_line_a_transition_and_no_password(namespace: str) -> None:
+    kit.ready_database(namespace)
+    name = kit.back_up(namespace)["name"]
+    log = kubectl("logs", DEPLOYMENT, "-n", SYSTEM)
+    lines = [line for line in log.splitlines() if f"Backup {namespace}/{name}" in line and "STATE TRANSITION" in line]
+    assert ["Pending -> InProgress" in lines[0], "InProgress -> Completed" in lines[1]] == [True, True]
+    assert len(lines) == 2
+    database = [line for line in log.splitlines() if f"Database {namespace}/shop" in line]
+    assert any("STATE TRANSITION: Verifying -> Ready" in line for line in database)
+    assert any("not all replicas ready: 0/1" in line for line in database)
+    secret = get("secret", "shop-credentials", namespace)["data"]
+    import base64
+
+    for key in ("password", "superuser-password"):
+        assert base64.b64decode(secret[key]).decode() not in log
+
+
+def test_a_restarted_operator_goes_on_where_it_was(namespace: str) -> None:
+    kit.ready_database(namespace)
+    kit.sql(namespace, kit.SCHEMA)
+    names = [kit.start_backup(namespace) for _ in range(5)]
+    kubectl("delete", "pod", operator_pod()["metadata"]["name"], "-n", SYSTEM, "--grace-period=0", "--force")
+    for name in names:
+        status = kit.completed("backup", name, namespace)
+        uid = get("backup", name, namespace)["metadata"]["uid"]
+        jobs = items("jobs", namespace, f"database.example.com/uid={uid}")
+        assert [j["metadata"]["name"] for j in jobs] == [status["jobRef"]["name"]]
+
+
+def test_a_stop_takes_no_longer_than_a_few_seconds_and_ends_well(operator: None) -> None:
+    pod = operator_pod()["metadata"]["name"]
+    kubectl("delete", "pod", pod, "-n", SYSTEM, "--wait=true", timeout=15)
+    kubectl("rollout", "status", DEPLOYMENT, "-n", SYSTEM, "--timeout=60s")
+
+
+def test_one_backup_takes_three_writes_and_one_event(namespace: str) -> None:
+    """Measured at the API server: the object's generation of writes, and the Events about it."""
+    kit.ready_database(namespace)
+    kit.back_up(namespace)  # the claim is known from now on
+    status = kit.back_up(namespace)
+    found = json.loads(kubectl("get", "backup", status["name"], "-n", namespace, "-o", "json", "--show-managed-fields"))
+    assert len(kit.events(namespace, status["name"])) == 1
+    assert found["metadata"]["generation"] == 1
+    managers = [f for f in found["metadata"]["managedFields"] if f.get("subresource") == "status"]
+    assert len(managers) == 1
+
+
+@contextmanager
+def templates(changes: dict[str, str]) -> Iterator[None]:
+    """The operator with other job templates mounted over its own."""
+    files = {path.name: path.read_text() for path in TEMPLATES.iterdir()} | changes
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "templates"}, "data": files}
+    kubectl("create", "-f", "-", "-n", SYSTEM, stdin=json.dumps(config))
+    before = json.loads(kubectl("get", DEPLOYMENT, "-n", SYSTEM, "-o", "json"))["spec"]["template"]["spec"]
+    container = {
+        "name": "manager",
+        "volumeMounts": [*before["containers"][0]["volumeMounts"], {"name": "templates", "mountPath": "/templates"}],
+        "env": [*before["containers"][0]["env"], {"name": "JOB_TEMPLATES_DIR", "value": "/templates"}],
+    }
+    volumes = [*before["volumes"], {"name": "templates", "configMap": {"name": "templates"}}]
+    patch = {"spec": {"template": {"spec": {"containers": [container], "volumes": volumes}}}}
+    try:
+        kubectl("patch", DEPLOYMENT, "-n", SYSTEM, "-p", json.dumps(patch))
+        kubectl("rollout", "status", DEPLOYMENT, "-n", SYSTEM, "--timeout=120s")
+        yield
+    finally:
+        kubectl("rollout", "undo", DEPLOYMENT, "-n", SYSTEM)
+        kubectl("rollout", "status", DEPLOYMENT, "-n", SYSTEM, "--timeout=120s")
+        delete("configmap", "templates", SYSTEM)
+
+
+def test_templates_of_ones_own(namespace: str) -> None:
+    """Overriding works, a template that Pod Security refuses and one that is broken fail what uses them, and no more."""
+    kit.ready_database(namespace)
+    backup = (TEMPLATES / "backup.yaml.j2").read_text()
+    host_path = backup.replace("volumes:\n", "volumes:\n        - {name: host, hostPath: {path: /}}\n")
+    assert host_path != backup
+    broken = "kind: Job\nvalue: {{ no_such_variable }}\n"
+    with templates({"backup.yaml.j2": host_path, "restore.yaml.j2": broken}):
+        name = kit.start_backup(namespace)
+        message = kit.failed("backup", name, namespace, "PodSecurityRejected")
+        assert "hostPath" in message
+        uid = get("backup", name, namespace)["metadata"]["uid"]
+        wait_for(lambda: not items("jobs", namespace, f"database.example.com/uid={uid}"), 20, "its Job to be deleted")
+
+        before = restarts()
+        name = kit.start_restore(namespace, location="pvc://backups/shop/x")
+        apply(
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": {"name": "backups"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+            },
+            namespace,
+        )
+        message = kit.failed("restore", name, namespace, "TemplateInvalid")
+        assert "no_such_variable" in message
+        assert restarts() == before
+    kit.back_up(namespace)

@@ -1,0 +1,333 @@
+import json
+
+import pytest
+from support import NOW, SHA, ago, backup, complete, database, ended, failed_job, job_of, pod, restore, store
+from support import waiting as waits
+
+from postgres_operator import names
+from postgres_operator.api.backup import Backup
+from postgres_operator.api.database import Database
+from postgres_operator.api.restore import Restore
+from postgres_operator.api.store import BackupStore
+from postgres_operator.decide.actions import Ask, Claim, CreateJob, DeleteJob, Fact, Nothing, SetStatus
+from postgres_operator.decide.jobs import read_job
+from postgres_operator.decide.restore import decide
+from postgres_operator.decide.run import Facts
+
+CLAIM = Claim("vault", ("ReadWriteOnce",))
+LOCATION = "pvc://vault/db/nightly-1"
+DONE = {"phase": "Completed", "backupLocation": LOCATION, "checksum": f"sha256:{SHA}"}
+IN_PROGRESS = {"phase": "InProgress", "startTime": ago(50), "jobRef": {"name": "j"}}
+BY_LOCATION = {"location": LOCATION}
+
+
+def ask(body, *, db=None, source=None, the_store=None, job=None, **facts):
+    """The decision for these objects; `db` and `source` are absent when False."""
+    found = None if db is False else Database.model_validate(db or database())
+    made = None if source is False else Backup.model_validate(source or backup(status=DONE))
+    known = Facts(now=NOW, database=found, job=read_job(job), **facts)
+    chosen = BackupStore.model_validate(the_store) if the_store else None
+    return decide(Restore.model_validate(body), made, chosen, known)
+
+
+def reason(action) -> str:
+    assert isinstance(action, SetStatus)
+    return action.status["conditions"][0]["reason"]
+
+
+def claimed(body=None, **more):
+    return ask(body or restore(), claim=CLAIM, claim_known=True, **more)
+
+
+# --- before there is a Job
+
+
+@pytest.mark.parametrize("phase", ["Completed", "Failed"])
+def test_terminal_phases_are_left_alone(phase):
+    assert claimed(restore(status={"phase": phase})) == Nothing()
+    assert ask(restore(status={"phase": phase}), job=job_of(restore(), **complete()), pods=[]) == Nothing()
+
+
+def test_a_deleted_restore_starts_nothing():
+    assert claimed(restore(deletionTimestamp=ago(1))) == Nothing()
+
+
+@pytest.mark.parametrize(
+    ("body", "facts", "expected", "words"),
+    [
+        pytest.param(restore(), {"source": False}, "BackupNotFound", '"nightly"', id="no-backup"),
+        pytest.param(
+            restore(),
+            {"source": backup(status={"phase": "InProgress"})},
+            "BackupNotCompleted",
+            "InProgress",
+            id="backup-runs",
+        ),
+        pytest.param(restore(), {"source": backup()}, "BackupNotCompleted", "Pending", id="backup-without-a-phase"),
+        pytest.param(
+            restore(),
+            {"source": backup(status={"phase": "Completed"})},
+            "BackupNotCompleted",
+            '"nightly"',
+            id="backup-without-a-location",
+        ),
+        pytest.param(restore(), {"db": False}, "DatabaseNotFound", '"db"', id="no-database"),
+        pytest.param(
+            restore(),
+            {"db": {**database(), "metadata": {**database()["metadata"], "deletionTimestamp": ago(1)}}},
+            "DatabaseNotFound",
+            '"db"',
+            id="database-is-going",
+        ),
+        pytest.param(restore(), {"db": database(ready=False)}, "DatabaseNotReady", "Provisioning", id="not-ready"),
+        pytest.param(restore(), {"blockers": ('Backup "b"',)}, "WaitingForSlot", 'Backup "b"', id="slot-taken"),
+        pytest.param(
+            restore(spec={**BY_LOCATION, "storeRef": {"name": "far"}}), {}, "StoreNotFound", '"far"', id="no-store"
+        ),
+        pytest.param(restore(), {"claim": None}, "ClaimNotFound", '"vault"', id="no-claim"),
+    ],
+)
+def test_what_is_missing_is_waited_for_and_named(body, facts, expected, words):
+    action = ask(body, **{"claim": CLAIM, "claim_known": True, **facts})
+    assert (reason(action), action.status["phase"], action.event) == (expected, "Pending", None)
+    assert words in action.status["conditions"][0]["message"]
+    # Written once; a claim is not watched, so only that wait has an end of its own.
+    body["status"] = action.status
+    again = ask(body, **{"claim": CLAIM, "claim_known": True, **facts})
+    assert again == Nothing(15.0 if expected == "ClaimNotFound" else None)
+
+
+def test_a_failed_backup_fails_the_restore_for_good():
+    action = claimed(source=backup(status={"phase": "Failed"}))
+    assert (action.status["phase"], action.status["error"]["reason"]) == ("Failed", "BackupFailed")
+    assert (action.event.type, action.event.reason) == ("Warning", "BackupFailed")
+
+
+def test_the_claim_is_asked_for_before_anything_is_created():
+    assert ask(restore()) == Ask(Fact.CLAIM)
+
+
+def test_the_job_is_created_first_and_then_the_status():
+    body = restore()
+    action = claimed(body)
+    assert isinstance(action, CreateJob)
+    assert action.name == names.job_name("Restore", "undo", body["metadata"]["uid"])
+    assert (action.template, action.claim) == ("restore.yaml.j2", CLAIM)
+    assert action.annotations == {names.ANNOTATION_LOCATION: LOCATION}
+    assert action.labels == {names.LABEL_DATABASE: "db", names.LABEL_CLAIM: names.short_hash("vault")}
+    assert (action.then.status["phase"], action.then.status["jobRef"]) == ("InProgress", {"name": action.name})
+    assert "error" not in action.then.status
+
+
+def test_a_restore_says_what_to_check_and_where_to_put_it():
+    body = restore(spec={"backupRef": {"name": "nightly"}, "mode": "Replace", "keepPrevious": False})
+    values = claimed(body, db=database(spec={"databaseName": "shop", "username": "keeper"})).values
+    uid = body["metadata"]["uid"]
+    assert (values["claim_name"], values["artifact_path"]) == ("vault", "db/nightly-1")
+    assert values["expected_sha256"] == SHA
+    assert values["restore_uid"] == uid
+    assert (values["mode"], values["keep_previous"]) == ("Replace", False)
+    assert values["previous_database"] == f"shop_before_{uid[:8]}"
+    assert values["scratch_prefix"] == "shop_restore"
+    assert (values["database"]["name"], values["database"]["username"]) == ("shop", "keeper")
+    assert values["ttl_seconds_after_finished"] is None
+
+
+def test_the_default_mode_touches_no_data():
+    assert claimed().values["mode"] == "Fail"
+
+
+def test_the_job_name_follows_the_uid_not_the_name():
+    assert claimed().name != claimed(restore(uid="another")).name
+
+
+def test_a_job_that_is_there_already_is_followed_not_created_again():
+    body = restore()
+    action = claimed(body, job=job_of(body, active=1))
+    assert (action.status["phase"], action.after) == ("InProgress", 0)
+
+
+# --- by location: any store, with or without its Backup
+
+
+@pytest.mark.parametrize(
+    ("spec", "the_store", "started"),
+    [
+        pytest.param(BY_LOCATION, store(), True, id="in-the-default-store"),
+        pytest.param({**BY_LOCATION, "storeRef": {"name": "far"}}, store("far"), True, id="in-the-named-store"),
+        pytest.param({"location": "pvc://backups/db/x-1"}, None, True, id="default-claim-without-a-store"),
+        pytest.param(BY_LOCATION, None, False, id="another-claim-than-the-default"),
+        pytest.param(BY_LOCATION, store(claim="vau"), False, id="only-a-prefix-of-the-claim"),
+        pytest.param(
+            {**BY_LOCATION, "storeRef": {"name": "far"}}, store("far", "other"), False, id="not-in-the-named-store"
+        ),
+    ],
+)
+def test_a_location_must_lie_in_its_store(spec, the_store, started):
+    action = claimed(restore(spec=spec), source=False, the_store=the_store)
+    if started:
+        assert isinstance(action, CreateJob)
+        assert action.annotations[names.ANNOTATION_LOCATION] == spec["location"]
+        assert action.values["expected_sha256"] == ""
+    else:
+        assert (action.status["phase"], action.status["error"]["reason"]) == ("Failed", "LocationNotInStore")
+        assert spec["location"] in action.status["error"]["message"]
+
+
+# --- while the Job runs
+
+
+def running_restore(spec=None, **changes):
+    return restore(spec=spec, status={**IN_PROGRESS, **changes})
+
+
+@pytest.mark.parametrize(
+    ("db", "source"),
+    [
+        pytest.param(database(), False, id="backup-deleted"),
+        pytest.param(database(), backup(status={"phase": "Failed"}), id="backup-failed"),
+        pytest.param(database(ready=False), None, id="database-not-ready"),
+        pytest.param(False, None, id="database-deleted"),
+    ],
+)
+def test_a_running_restore_depends_on_its_job_alone(db, source):
+    body = running_restore()
+    action = ask(body, db=db, source=source, job=job_of(body, active=1, ready=1))
+    assert (action.status["phase"], reason(action)) == ("InProgress", "Running")
+
+
+def test_refused_pods_fail_it_after_the_job_is_stopped():
+    body = running_restore()
+    job = job_of(body, age=12)
+    events = [{"reason": "FailedCreate", "message": 'pods "x" is forbidden: violates PodSecurity "restricted"'}]
+    assert ask(body, job=job) == Ask(Fact.REFUSALS)
+    action = ask(body, job=job, refusals=events)
+    assert (action.status["phase"], reason(action)) == ("InProgress", "StoppingJob")
+    stopping = restore(status=action.status)
+    assert ask(stopping, job=job, refusals=events) == DeleteJob(job["metadata"]["name"], job["metadata"]["uid"], 3.0)
+    going = {**job, "metadata": {**job["metadata"], "deletionTimestamp": ago(1)}}
+    assert ask(stopping, job=going, refusals=events) == Nothing(3.0)
+    assert ask(stopping) == Ask(Fact.LIVE_JOB)
+    assert ask(stopping, job_is_live=True) == Ask(Fact.PODS)
+    held = ask(stopping, job_is_live=True, pods=[pod("Running")])
+    assert (held.status["phase"], held.status["error"]["reason"]) == ("InProgress", "PodSecurityRejected")
+    gone = ask(stopping, job_is_live=True, pods=[])
+    assert (gone.status["phase"], gone.status["error"]["reason"]) == ("Failed", "PodSecurityRejected")
+    assert "violates PodSecurity" in gone.status["error"]["message"]
+
+
+def test_a_vanished_job_says_that_the_target_may_have_changed():
+    body = running_restore()
+    assert ask(body) == Ask(Fact.LIVE_JOB)
+    lost = ask(body, job_is_live=True, pods=[pod("Succeeded")])
+    assert (lost.status["phase"], lost.status["error"]["reason"]) == ("Failed", "JobLost")
+    assert "look before you create a new Restore" in lost.status["error"]["message"]
+
+
+def test_a_restore_that_completes_while_it_is_being_stopped_is_complete():
+    body = running_restore(error={"reason": "StartDeadlineExceeded", "message": "m"})
+    action = ask(body, job=job_of(body, **complete()), pods=[pod("Succeeded", ended(0, report()))])
+    assert action.status["phase"] == "Completed"
+    assert "error" not in action.status
+
+
+def test_nothing_that_may_still_run_is_called_failed():
+    """Rule 9: whatever else is known, `Failed` takes the Job's own `Failed`, or that nothing of it is left."""
+    checked = 0
+    deleting = job_of(restore(), active=1)
+    deleting["metadata"]["deletionTimestamp"] = ago(1)
+    for intent in (None, {"reason": "JobLost", "message": "m"}):
+        body = running_restore(**({"error": intent} if intent else {}))
+        for job in (job_of(body, active=1, age=90_000), job_of(body, age=90_000), job_of(body, ready=1), deleting, None):
+            for pods in (None, [pod("Running")], [pod("Pending", waits("ImagePullBackOff"))], [pod("Unknown")]):
+                for refusals in (None, [], [{"reason": "FailedCreate", "message": "violates PodSecurity"}]):
+                    action = ask(body, job=job, pods=pods, refusals=refusals, job_is_live=True)
+                    assert not (isinstance(action, SetStatus) and action.status["phase"] == "Failed")
+                    checked += 1
+    assert checked == 120
+
+
+# --- its end
+
+
+def report(**changes) -> str:
+    outcome = {"location": "db/nightly-1", "serverVersion": "17.6", "toolVersion": "17.5", **changes}
+    return json.dumps({"result": outcome})
+
+
+def finished(body, text: str | None, db=None):
+    job = job_of(body, **complete())
+    job["metadata"]["annotations"][names.ANNOTATION_LOCATION] = LOCATION
+    return ask(body, db=db, job=job, pods=[] if text is None else [pod("Succeeded", ended(0, text))])
+
+
+def test_completed_says_what_went_where():
+    body = running_restore()
+    assert ask(body, job=job_of(body, **complete())) == Ask(Fact.PODS)
+    action = finished(body, report())
+    assert action.status["phase"] == "Completed"
+    assert (action.status["serverVersion"], action.status["toolVersion"]) == ("17.6", "17.5")
+    assert (action.status["restoreTime"], action.status["completionTime"]) == ("2026-03-01T12:00:00Z",) * 2
+    assert action.status["startTime"] == ago(50)
+    assert "previousDatabase" not in action.status
+    condition = action.status["conditions"][0]
+    assert (condition["type"], condition["status"]) == ("Complete", "True")
+    assert LOCATION in condition["message"]
+    assert '"db"' in condition["message"]
+    assert (action.event.type, action.event.reason) == ("Normal", "RestoreCompleted")
+
+
+def test_the_kept_database_and_warnings_are_told():
+    body = running_restore({"backupRef": {"name": "nightly"}, "mode": "Replace"})
+    action = finished(body, report(previousDatabase="app_before_12345678", warning="extension x was skipped"))
+    assert action.status["previousDatabase"] == "app_before_12345678"
+    assert "app_before_12345678" in action.event.message
+    assert "extension x was skipped" in action.event.message
+
+
+@pytest.mark.parametrize(
+    ("mode", "keep", "db", "kept"),
+    [
+        ("Replace", True, None, True),
+        ("Replace", False, None, False),
+        ("Clean", True, None, False),
+        ("Fail", True, None, False),
+        ("Replace", True, False, False),
+    ],
+)
+def test_without_its_pod_a_complete_job_still_counts(mode, keep, db, kept):
+    """Its last step has seen the committed marker; only names and versions are lost."""
+    spec = {"backupRef": {"name": "nightly"}, "mode": mode, "keepPrevious": keep}
+    body = running_restore(spec)
+    action = finished(body, None, db)
+    assert action.status["phase"] == "Completed"
+    assert "serverVersion" not in action.status
+    expected = names.previous_database("app", body["metadata"]["uid"]) if kept else None
+    assert action.status.get("previousDatabase") == expected
+
+
+@pytest.mark.parametrize(
+    ("pods", "expected"),
+    [
+        pytest.param(
+            [pod("Failed", init=(ended(1, '{"error": {"reason": "ChecksumMismatch", "message": "differs"}}'),))],
+            "ChecksumMismatch",
+            id="the-check-says",
+        ),
+        pytest.param([pod("Failed", ended(137, reason="OOMKilled"))], "RestoreFailed", id="killed"),
+        pytest.param([], "BackoffLimitExceeded", id="no-pod-left"),
+    ],
+)
+def test_a_failed_job_fails_it(pods, expected):
+    body = running_restore()
+    assert ask(body, job=job_of(body, **failed_job())) == Ask(Fact.PODS)
+    action = ask(body, job=job_of(body, **failed_job()), pods=pods)
+    assert (action.status["phase"], action.status["error"]["reason"]) == ("Failed", expected)
+    assert [(c["type"], c["status"]) for c in action.status["conditions"]] == [("Complete", "False"), ("Failed", "True")]
+    assert action.event.type == "Warning"
+
+
+def test_a_deadline_says_so():
+    body = running_restore()
+    action = ask(body, job=job_of(body, **failed_job("DeadlineExceeded")), pods=[pod("Failed", ended(143))])
+    assert action.status["error"]["reason"] == "DeadlineExceeded"
