@@ -25,6 +25,11 @@ lint: setup
     .venv/bin/ruff format --check
     .venv/bin/mypy
     PYTHONPATH=operator .venv/bin/lint-imports
+    PYTHONPATH=operator {{ python }} -m postgres_operator.api.crd --check config/crd
+
+# write the CRDs from the models
+manifests: setup
+    PYTHONPATH=operator {{ python }} -m postgres_operator.api.crd config/crd
 
 # run the unit tests
 unit *ARGS: setup

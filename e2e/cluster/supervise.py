@@ -30,6 +30,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: node.kill())
 
     def inner_pid() -> str:
+        if node.poll() is not None:
+            sys.exit(f"unshare ended with {node.returncode}")
         found = subprocess.run(["pgrep", "-P", str(node.pid)], capture_output=True, text=True, check=False)
         return found.stdout.strip()
 

@@ -21,7 +21,7 @@ class Cache:
         """
         meta = body["metadata"]
         known = self._objects[kind, meta["namespace"]].get(meta["name"])
-        if known and known["metadata"]["uid"] == meta["uid"] and _version(known) >= _version(body):
+        if known and _version(known) >= _version(body):
             return False
         slim = {k: v for k, v in body.items() if k in ("spec", "status")}
         slim["metadata"] = {k: v for k, v in meta.items() if k != "managedFields"}
@@ -52,6 +52,7 @@ class Cache:
 
 
 def _version(body: Body) -> int:
-    # Resource versions of one kind are comparable numbers (guaranteed since Kubernetes 1.35, true before).
+    # Resource versions of one kind are comparable numbers (guaranteed since Kubernetes 1.35, true before), also those
+    # of an object and of its successor of the same name.
     version = body["metadata"].get("resourceVersion", "0")
     return int(version) if version.isdigit() else 0

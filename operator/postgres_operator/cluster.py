@@ -19,7 +19,7 @@ from .errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFo
 
 _TIMEOUT_SECONDS = 15
 _PAGE = 500
-_MERGE, _APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
+_MERGE = "application/merge-patch+json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 
 
@@ -116,18 +116,22 @@ class Cluster:
         path = _path(kind, meta["namespace"], meta["name"]) + "/status"
         return await self._request("PATCH", path, patch, content_type=_MERGE)
 
-    async def apply(self, kind: str, body: Body) -> Body:
-        """Server-side apply; we own the fields that we name."""
-        query = urlencode({"fieldManager": names.OPERATOR, "force": "true", "fieldValidation": "Strict"})
-        path = _path(kind, body["metadata"]["namespace"], body["metadata"]["name"])
-        return await self._request("PATCH", f"{path}?{query}", body, content_type=_APPLY)
+    async def replace(self, kind: str, body: Body) -> Body:
+        """Put the object in the place of the version that `metadata.resourceVersion` names.
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Delete exactly this object, after what it owns; done when it is gone already."""
-        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        Raises:
+            Conflict: It changed since.
+        """
+        path = _path(kind, body["metadata"]["namespace"], body["metadata"]["name"]) + "?fieldValidation=Strict"
+        return await self._request("PUT", path, body)
+
+    async def delete(self, kind: str, namespace: str, name: str, uid: str, resource_version: str) -> None:
+        """Delete exactly this version of this object, after what it owns; nothing happens where it has changed."""
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        body = {"propagationPolicy": "Foreground", "preconditions": preconditions}
         try:
             await self._request("DELETE", _path(kind, namespace, name), body)
-        except (NotFound, Conflict):  # a conflict: another object has the name by now
+        except (NotFound, Conflict):
             return
 
     async def _request(

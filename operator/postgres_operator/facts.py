@@ -179,11 +179,12 @@ class DatabaseFinder:
         namespace, name = database.metadata.namespace, database.metadata.name
         server = cache.get("StatefulSet", namespace, name)
         self._job_name = databases.verify_job_name(database, server) if server else ""
+        job = read_job(cache.get("Job", namespace, self._job_name))
         self._facts = databases.DatabaseFacts(
             now(),
             server=server,
             services=frozenset(s["metadata"]["name"] for s in cache.list("Service", namespace)),
-            job=read_job(cache.get("Job", namespace, self._job_name)),
+            job=job if job and job.owner_uid == database.metadata.uid else None,
         )
 
     def decide(self) -> Action:

@@ -6,13 +6,23 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
+_CONTROL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))} | {
+    ord("\n"): "\\n",
+    ord("\t"): "\\t",
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
+
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
         subject = getattr(record, "object", "")
         line = f"{at}Z {record.levelname:<7} {f'[{subject}] ' if subject else ''}{_message(record)}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        trace = self.formatException(record.exc_info).splitlines()
+        return "\n    ".join([line, *(text.translate(_CONTROL) for text in trace)])
 
 
 class _Json(logging.Formatter):
@@ -31,8 +41,8 @@ class _Json(logging.Formatter):
 
 
 def _message(record: logging.LogRecord) -> str:
-    # A name or message from outside must not be able to forge a line.
-    return record.getMessage().replace("\n", "\\n").replace("\r", "\\r")
+    # A name or message from outside must not be able to forge a line, or to command a terminal.
+    return record.getMessage().translate(_CONTROL)
 
 
 def configure(format_: Literal["text", "json"], level: str) -> None:

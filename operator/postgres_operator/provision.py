@@ -86,6 +86,6 @@ async def _create_owned(cluster: Cluster, database: Database, kind: str, body: B
     if found and any(o["uid"] == database.metadata.uid for o in owners):
         return found
     what = f'{kind} "{meta["name"]}"'
-    if found is None or any(o["kind"] == "Database" for o in owners):
+    if found is None or any((o["kind"], o["name"]) == ("Database", database.metadata.name) for o in owners):
         raise StillThere(f"{what} of a deleted Database is still there.")
     raise NameTaken(f"{what} exists and is not ours: rename it, or this Database.")

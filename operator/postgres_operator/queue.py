@@ -65,7 +65,7 @@ class WorkQueue(Generic[K]):
     def retry(self, key: K) -> float:
         """Working on the key failed: again after a backoff, which is returned in seconds."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        backoff: float = min(_FIRST_BACKOFF * 2 ** (failures - 1), _LAST_BACKOFF)
+        backoff: float = min(_FIRST_BACKOFF * 2 ** min(failures - 1, 10), _LAST_BACKOFF)
         self._release(key, backoff)
         return backoff
 

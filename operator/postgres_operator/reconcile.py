@@ -96,7 +96,10 @@ class Reconciler:
                 raise RuntimeError(f"{resource.key}: asked twice for {action.fact.value}")
             asked.append(action.fact)
             await finder.find(action.fact)
-        return await self._act(resource, action)
+        try:
+            return await self._act(resource, action)
+        except (Forbidden, Invalid) as error:
+            return await self._forbidden(resource, error)
 
     async def _act(self, resource: Resource, action: Action) -> float | None:
         match action:
@@ -106,9 +109,11 @@ class Reconciler:
                 return await self._set_status(resource, action)
             case CreateJob():
                 return await self._create_job(resource, action)
-            case DeleteJob(name, uid, after):
+            case DeleteJob(name, after=after):
                 logger.info("Deleting Job %s", name, extra=_context(resource))
-                await self._cluster.delete("Job", resource.metadata.namespace, name, uid)
+                await self._cluster.delete(
+                    "Job", resource.metadata.namespace, name, action.uid, action.resource_version
+                )
                 return after
             case CreateClaim(body):
                 await self._create_claim(resource, body)
@@ -116,7 +121,7 @@ class Reconciler:
             case Provision():
                 return await self._provision(resource, action)
             case UpdateServer(server, then):
-                self._seen("StatefulSet", await self._cluster.apply("StatefulSet", server))
+                self._seen("StatefulSet", await self._cluster.replace("StatefulSet", server))
                 return await self._set_status(resource, then)
             case Ask():
                 raise AssertionError("questions are answered in _step")
@@ -204,16 +209,20 @@ class Reconciler:
                     resource, "JobNameTaken", f'Job "{action.name}" exists and is not ours: delete it.'
                 )
             job = found
-        except Forbidden as error:
-            reason = "QuotaExceeded" if "exceeded quota" in str(error) else "JobForbidden"
-            if isinstance(resource, Backup | Restore):
-                again = pending(resource, self._now(), reason, str(error), _RETRY_FORBIDDEN_SECONDS)
-                return await self._act(resource, again)
-            raise
         except Invalid as error:
             return await self._refuse(resource, "TemplateInvalid", f"Template {action.template}: {error}")
         self._seen("Job", job)
         return await self._act(resource, action.then)
+
+    async def _forbidden(self, resource: Resource, error: Forbidden | Invalid) -> float | None:
+        """A quota, an admission policy or our own RBAC: shown on the resource, and tried again."""
+        reason = "QuotaExceeded" if "exceeded quota" in str(error) else "RequestRefused"
+        if isinstance(resource, Database):
+            return await self._act(resource, databases.refused(resource, self._now(), Problem(reason, str(error))))
+        assert isinstance(resource, Backup | Restore)
+        if resource.status.phase == "InProgress":
+            raise error
+        return await self._act(resource, pending(resource, self._now(), reason, str(error), _RETRY_FORBIDDEN_SECONDS))
 
     async def _create_claim(self, resource: Resource, body: Body) -> None:
         try:
@@ -238,8 +247,6 @@ class Reconciler:
         except StillThere as error:
             logger.info("%s", error, extra=_context(resource))
             return _RETRY_TAKEN_SECONDS
-        except Invalid as error:
-            return await self._refuse(resource, "SpecRefused", str(error))
         return await self._act(resource, action.then)
 
 

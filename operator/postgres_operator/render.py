@@ -4,13 +4,15 @@ Templates say what runs. Who owns the Job, what it is called and what its pods m
 so that no template, ours or a user's own, can get it wrong.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import Markup
 
 from . import names
 from .api.common import Resource
@@ -26,6 +28,7 @@ _FORBIDDEN = (
     "serviceAccount",
     "nodeName",
 )
+_MAX_BYTES = 256 * 1024
 _CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -49,6 +52,7 @@ class Renderer:
             auto_reload=False,  # an override is mounted before the start; a half-written one is never picked up
         )
         self._environment.globals["script"] = self._script
+        self._environment.filters["tojson"] = _yaml_scalar
 
     def _script(self, name: str) -> str:
         source: str = self._loader.get_source(self._environment, name)[0]
@@ -64,12 +68,16 @@ class Renderer:
         try:
             text = self._environment.get_template(action.template).render(action.values)
             body = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - a safe loader
-        except (TemplateError, yaml.YAMLError, OSError) as error:
+        except Exception as error:
             raise TemplateInvalid(f"Template {action.template}: {type(error).__name__}: {error}") from error
-        job: Body = _check(action.template, body)
+        job = _check(action.template, body)
         self._own(owner, action, job)
         pod = job["spec"]["template"]["spec"]
         self._secure(pod)
+        # What no run of ours may lack: an end, and no second pod beside one that still runs.
+        deadline = action.values["active_deadline_seconds"]
+        job["spec"] |= {"podReplacementPolicy": "Failed", "activeDeadlineSeconds": deadline}
+        pod["activeDeadlineSeconds"] = deadline
         if action.claim and not action.claim.shared:
             pod["affinity"] = _beside(action.claim.name)
         return job
@@ -111,7 +119,7 @@ class Renderer:
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
         }
-        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+        for container in [*(pod.get("initContainers") or []), *pod["containers"]]:
             container["securityContext"] = dict(_CONTAINER_SECURITY)
 
 
@@ -120,8 +128,8 @@ def _check(template: str, body: Any) -> Body:
         case {
             "apiVersion": "batch/v1",
             "kind": "Job",
-            "spec": {"template": {"spec": {"containers": [{}, *_]} as pod}} as spec,
-        }:
+            "spec": {"template": {"spec": {"containers": [{}, *_] as containers} as pod}} as spec,
+        } if all(isinstance(c, dict) for c in [*containers, *(pod.get("initContainers") or [])]):
             pass
         case _:
             raise TemplateInvalid(f"Template {template} does not render to a batch/v1 Job with a container.")
@@ -132,7 +140,23 @@ def _check(template: str, body: Any) -> Body:
         raise TemplateInvalid(f"Template {template} must set backoffLimit: 0 and restartPolicy: Never.")
     if any(spec.get(field, 1) != 1 for field in ("completions", "parallelism")):
         raise TemplateInvalid(f"Template {template} must not ask for more than one pod.")
+    try:
+        size = len(json.dumps(body))
+    except (TypeError, ValueError) as error:
+        raise TemplateInvalid(f"Template {template} renders to what JSON cannot say: {error}") from error
+    if size > _MAX_BYTES:
+        raise TemplateInvalid(f"Template {template} renders to {size} bytes; at most {_MAX_BYTES} are accepted.")
     return {**body}
+
+
+def _yaml_scalar(value: Any) -> Markup:
+    """JSON that is YAML too, in ASCII; characters beyond U+FFFF as YAML has them, not as surrogate pairs."""
+    text = json.dumps(value, ensure_ascii=False)
+    return Markup("".join(c if " " <= c <= "~" else _escape(ord(c)) for c in text))  # noqa: S704 - not HTML
+
+
+def _escape(code: int) -> str:
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _beside(claim: str) -> Mapping[str, Any]:

@@ -78,10 +78,10 @@ class Watch:
             self._cache.remove(kind, body)
         elif not self._cache.put(kind, body):
             return
-        for key in self.affected(kind, body):
+        for key in self.affected(kind, body, deleted=deleted):
             self._queue.add(key)
 
-    def affected(self, kind: str, body: Body) -> Iterator[Key]:
+    def affected(self, kind: str, body: Body, *, deleted: bool = False) -> Iterator[Key]:
         """Keys whose decision this object may change."""
         meta = body["metadata"]
         namespace = meta["namespace"]
@@ -91,7 +91,7 @@ class Watch:
             for owner in meta.get("ownerReferences", []):
                 if owner["apiVersion"] == names.API_VERSION and owner["kind"] in _RECONCILED:
                     yield owner["kind"], namespace, owner["name"]
-        if kind in OWN_KINDS or (kind == "Job" and _ended(body)):
+        if deleted or _frees(kind, body):
             yield from self._waiting(namespace)
 
     def _waiting(self, namespace: str) -> Iterator[Key]:
@@ -150,9 +150,17 @@ def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_kubeconfig(**kwargs)
 
 
-def _ended(job: Body) -> bool:
-    state = read_job(job)
-    return state is not None and (state.finished or state.deleting)
+def _frees(kind: str, body: Body) -> bool:
+    """Whether others may have waited for an object to become as it is now."""
+    match kind:
+        case "Database" | "BackupStore":
+            return True
+        case "Backup" | "Restore":
+            return body.get("status", {}).get("phase") in ("Completed", "Failed")
+        case "Job":
+            job = read_job(body)
+            return job is not None and (job.finished or job.deleting)
+    return False
 
 
 def _group_version(prefix: str) -> tuple[str, str]:

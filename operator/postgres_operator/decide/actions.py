@@ -91,6 +91,7 @@ class DeleteJob:
 
     name: str
     uid: str
+    resource_version: str  # a Job that has just ended is not to be deleted unseen
     after: float
 
 

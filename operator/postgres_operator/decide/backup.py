@@ -12,7 +12,7 @@ from postgres_operator.api.backup import Backup, Manifest
 from postgres_operator.api.database import Database
 from postgres_operator.api.store import BackupStore
 
-from .actions import Action, Ask, Body, CreateClaim, CreateJob, Fact, Nothing, SetStatus
+from .actions import Action, Ask, Body, Claim, CreateClaim, CreateJob, Fact, Nothing, SetStatus
 from .conditions import timestamp
 from .jobs import Job, Problem, failure, result
 from .run import (
@@ -149,7 +149,7 @@ def _finish(backup: Backup, report: Mapping[str, Any] | None, facts: Facts, read
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         problem = Problem("ResultInvalid", f"Job {facts.job.name} ended well, but its report is not valid: {wrong}")
         return failed(backup, facts.now, problem)
-    if not location.endswith("/" + manifest.location) or manifest.format != backup.spec.format:
+    if location.removeprefix("pvc://").partition("/")[2] != manifest.location or manifest.format != backup.spec.format:
         problem = Problem(
             "ResultInvalid",
             f"Job {facts.job.name} reports {manifest.location}, which is not what {location} asked for.",
@@ -185,7 +185,7 @@ def _recover(backup: Backup, job: Job, reader: Reader, facts: Facts) -> dict[str
                 "ttl_seconds_after_finished": None,
             },
             annotations={names.ANNOTATION_LOCATION: job.location},
-            claim=facts.claim,
+            claim=Claim(claim),
         )
     if not reader.job.finished:
         return Nothing()

@@ -22,6 +22,7 @@ _VERIFY_DEADLINE_SECONDS = 120
 _VERIFY_TTL_SECONDS = 120
 _NOT_READY_RETRY_SECONDS = 5.0
 _REFUSED_RETRY_SECONDS = 30.0
+_GONE_RETRY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +61,23 @@ def decide(database: Database, facts: DatabaseFacts) -> Action:
     """The next step of a Database."""
     if database.deleted:
         return Nothing()
-    if problem := _refused(database):
-        return _failed(database, facts, problem)
     if facts.server is None:
-        return _provision(database, facts)
+        problem = _refused(database)
+        return _failed(database, facts, problem) if problem else _provision(database, facts)
     if not _ours(database, facts.server):
-        name = database.metadata.name
-        return _failed(
-            database,
-            facts,
-            Problem("NameTaken", f'StatefulSet "{name}" is not ours: rename it or this Database.'),
-        )
+        if any(r["kind"] == "Database" for r in facts.server["metadata"].get("ownerReferences", [])):
+            return Nothing(_GONE_RETRY_SECONDS)  # of a deleted Database of this name: about to be collected
+        message = f'StatefulSet "{database.metadata.name}" is not ours: rename it or this Database.'
+        return refused(database, facts.now, Problem("NameTaken", message))
     if missing := tuple(s for s in server.services(database) if s["metadata"]["name"] not in facts.services):
         return Provision(services=missing, then=Nothing(0))
     # The owner of the data directory was settled when the server was made.
     uid = facts.server["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
     wanted = server.stateful_set(database, uid)
     if _applied(wanted) != _applied(facts.server):
-        return UpdateServer(
-            wanted, _status(database, facts, "Updating", Problem("Updating", "The server is being updated."))
-        )
+        wanted["metadata"]["resourceVersion"] = facts.server["metadata"]["resourceVersion"]
+        updating = Problem("Updating", "The server is being updated.")
+        return UpdateServer(wanted, _status(database, facts, "Updating", updating))
     if waiting := _not_ready(database, facts):
         return waiting
     return _verify(database, facts)
@@ -114,9 +112,16 @@ def _applied(body: Body) -> str | None:
 
 
 def _provision(database: Database, facts: DatabaseFacts) -> Action:
+    if database.status.phase is None:
+        waiting = Problem("Provisioning", "The server is about to be created.")
+        return _status(database, facts, "Pending", waiting, after=0)
     if not facts.claim_known:
         return Ask(Fact.CLAIM)
-    made_for = (facts.claim or {}).get("metadata", {}).get("annotations", {}).get(names.ANNOTATION_CREATED_FOR)
+    claim_meta = (facts.claim or {}).get("metadata", {})
+    if "deletionTimestamp" in claim_meta or "ownerReferences" in claim_meta:
+        going = Problem("VolumeTerminating", f"Claim {claim_meta['name']} of a deleted server is about to go; waiting.")
+        return _unless_same(database, _status(database, facts, "Pending", going, after=_GONE_RETRY_SECONDS))
+    made_for = claim_meta.get("annotations", {}).get(names.ANNOTATION_CREATED_FOR)
     # A volume that another Database has filled only opens with the passwords that it was filled with.
     fresh = facts.claim is None or made_for == database.metadata.uid
     return Provision(
@@ -172,7 +177,7 @@ def _verify(database: Database, facts: DatabaseFacts) -> Action:
     if job.finished:
         return _verified(database, facts, job, hash_)
     age = (facts.now - job.created).total_seconds()
-    if not job.active and not job.deleting and age >= LOOK_AT[0]:
+    if not (job.active or job.ending or job.deleting) and age >= LOOK_AT[0]:
         if facts.refusals is None:
             return Ask(Fact.REFUSALS)
         if problem := refusal(job, facts.refusals):
@@ -204,7 +209,8 @@ def _ready(database: Database, facts: DatabaseFacts, verified: str, version: str
     endpoint = _endpoint(database)
     message = f"Database is ready at {endpoint}"
     event = None if database.status.phase == "Ready" else Event("Normal", "DatabaseReady", message)
-    status = _body(database, facts, "Ready", True, Problem("Ready", message))
+    # A server that runs goes on running when its spec asks for what we refuse, and says so.
+    status = _body(database, facts, "Ready", True, _refused(database) or Problem("Ready", message))
     status |= {"verified": verified, "serverVersion": version}
     return _unless_same(database, SetStatus(status, event))
 
@@ -213,10 +219,7 @@ def _failed(database: Database, facts: DatabaseFacts, problem: Problem) -> Actio
     before = find(database.status.conditions, "Ready")
     event = Event("Warning", problem.reason, problem.message)
     known = before is not None and before.reason == problem.reason
-    # A server that runs goes on running when its spec asks for what we refuse.
-    runs = database.status.ready is True and problem.reason in ("ReplicasNotSupported", "NameTooLong")
-    phase: DatabasePhase = "Ready" if runs else "Failed"
-    status = _body(database, facts, phase, runs, problem)
+    status = _body(database, facts, "Failed", False, problem)
     return _unless_same(database, SetStatus(status, None if known else event))
 
 
@@ -259,7 +262,7 @@ def _body(
             condition(before, "Progressing", progressing, problem.reason, problem.message, facts.now, generation),
         ],
     }
-    if facts.server is not None or phase == "Provisioning":
+    if phase == "Provisioning" or (facts.server is not None and _ours(database, facts.server)):
         status["secretName"] = names.credentials(database.metadata.name)
     return status
 

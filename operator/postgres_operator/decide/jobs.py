@@ -5,6 +5,7 @@ are set while pods may still run.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,8 @@ from .actions import Body
 
 # When to look at a Job that does not run yet, in seconds of its age; the start deadline is added.
 LOOK_AT = (10, 25, 50)
+
+_REASON = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Job:
     failed: tuple[str, str] | None = None  # reason and message of the condition
     active: int = 0
     ready: int = 0
+    ending: bool = False  # a pod of it has ended, but the Job has no terminal condition yet
+    resource_version: str = ""
 
     @property
     def finished(self) -> bool:
@@ -57,6 +62,12 @@ def read_job(body: Body | None) -> Job | None:
         failed=(failed.get("reason", ""), failed.get("message", "")) if failed else None,
         active=status.get("active", 0),
         ready=status.get("ready", 0),
+        ending=bool(
+            conditions.keys() & {"SuccessCriteriaMet", "FailureTarget"}
+            or any(status.get(counter) for counter in ("succeeded", "failed", "terminating"))
+            or any(status.get("uncountedTerminatedPods", {}).values())
+        ),
+        resource_version=meta.get("resourceVersion", ""),
     )
 
 
@@ -82,7 +93,7 @@ def read_report(text: str) -> Report | None:
         match json.loads(text):
             case {"result": dict(result)}:
                 return Report(result=result)
-            case {"error": {"reason": str(reason), "message": str(message)}}:
+            case {"error": {"reason": str(reason), "message": str(message)}} if _REASON.fullmatch(reason):
                 return Report(problem=Problem(reason, message))
     except ValueError:
         pass
@@ -124,7 +135,7 @@ def failure(job: Job, pods: Sequence[Body], default_reason: str) -> Problem:
             if report and report.problem:
                 return report.problem
             return Problem(default_reason, _ending(job, pod, container["name"], ended))
-    evicted = next((p["status"] for p in pods if p.get("status", {}).get("reason")), None)
+    evicted = next((p["status"] for p in pods if _REASON.fullmatch(p.get("status", {}).get("reason", ""))), None)
     if evicted:
         return Problem(evicted["reason"], f"The pod of Job {job.name} was ended: {evicted.get('message', '')}".strip())
     return Problem(
@@ -175,7 +186,7 @@ def obstacle(pods: Sequence[Body]) -> Problem | None:
             waiting = container.get("state", {}).get("waiting", {})
             why, message = waiting.get("reason", ""), waiting.get("message", "")
             if why == "CreateContainerConfigError":
-                if message.startswith("secret ") or "key" in message:
+                if message.startswith("secret ") or " in Secret " in message:
                     return Problem("CredentialsLost", f"Pod {name} cannot start: {message}. Put the Secret back.")
                 return Problem("ContainerConfigInvalid", f"Pod {name} cannot start: {message}")
             if why in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName"):

@@ -88,7 +88,10 @@ def source(restore: Restore, backup: Backup | None, store: BackupStore | None, f
             )
         found = Source(location)
         if found.claim != claim_name(store):
-            where = f'BackupStore "{store.metadata.name}"' if store else "the default store"
+            if store is None:
+                message = f'{location} is in no store: name its BackupStore in spec.storeRef, or call it "default".'
+                return pending(restore, now, "StoreNotFound", message)
+            where = f'BackupStore "{store.metadata.name}"'
             message = f"{location} is not in {where} (claim {claim_name(store)}): name its store in spec.storeRef."
             return failed(restore, now, Problem("LocationNotInStore", message))
         return found
@@ -145,13 +148,16 @@ def _finish(restore: Restore, report: Mapping[str, Any] | None, facts: Facts) ->
     name, location = restore.spec.database_ref.name, facts.job.location
     message = f'{location} is restored into Database "{name}".'
     extra: dict[str, Any] = {"restoreTime": timestamp(facts.now)}
-    try:
-        outcome = RestoreResult.model_validate(report)
-    except ValidationError:
+    if report is None:
         if restore.spec.mode == "Replace" and restore.spec.keep_previous and facts.database is not None:
             extra["previousDatabase"] = names.previous_database(facts.database.spec.database_name, restore.metadata.uid)
         message += f" (The pod of Job {facts.job.name} was gone before its report was read.)"
         return completed(restore, facts.now, message, extra)
+    try:
+        outcome = RestoreResult.model_validate(report)
+    except ValidationError as error:
+        problem = Problem("ResultInvalid", f"Job {facts.job.name} ended well, but its report is not valid: {error}")
+        return failed(restore, facts.now, problem)
     extra |= {"serverVersion": outcome.server_version, "toolVersion": outcome.tool_version}
     if outcome.previous_database:
         extra["previousDatabase"] = outcome.previous_database

@@ -72,14 +72,14 @@ def follow(run: Run, facts: Facts, default_reason: str) -> Done | Broken | Actio
             return Broken(intent)
         return Broken(failure(job, facts.pods, default_reason)) if facts.pods is not None else Ask(Fact.PODS)
     if intent:
-        return Nothing(_RETRY_GONE) if job.deleting else DeleteJob(job.name, job.uid, _RETRY_GONE)
+        return Nothing(_RETRY_GONE) if job.deleting else DeleteJob(job.name, job.uid, job.resource_version, _RETRY_GONE)
     if job.deleting:
         return _stopping(run, _lost(run), "waiting for its pod to end", facts.now, _RETRY_GONE)
     return _active(run, job, facts)
 
 
 def _active(run: Run, job: Job, facts: Facts) -> Action:
-    if job.ready > 0:
+    if job.ready > 0 or job.ending:
         return _in_progress(run, job, facts.now, None, None)
     age = (facts.now - job.created).total_seconds()
     deadline = run.spec.start_deadline_seconds
@@ -111,7 +111,7 @@ def _active(run: Run, job: Job, facts: Facts) -> Action:
 
 def _lost(run: Run) -> Problem:
     what = (
-        "no backup was made"
+        "what it made, if anything, does not count as a backup"
         if isinstance(run, Backup)
         else "the target is either as it was or restored in full: look before you create a new Restore"
     )
@@ -129,7 +129,7 @@ def _stopping(run: Run, problem: Problem, doing: str, now: datetime, after: floa
     """Record what is to become the failure before anything is deleted, so that a restart knows it."""
     job = run.status.job_ref.name if run.status.job_ref else ""
     status = in_progress(run, job, now, "StoppingJob", f"{doing}; then Failed: {problem.reason}: {problem.message}")
-    status["error"] = dump(Failure(reason=problem.reason, message=problem.message))
+    status["error"] = _error(problem)
     return unless_same(run, SetStatus(status, after=after))
 
 
@@ -142,6 +142,10 @@ def unless_same(run: Run, action: SetStatus) -> Action:
         and same(run.status.conditions, status["conditions"])
     )
     return Nothing(action.after) if unchanged else action
+
+
+def _error(problem: Problem) -> Body:
+    return dump(Failure(reason=problem.reason, message=problem.message[:2048]))
 
 
 def _base(status: RunStatus) -> Body:
@@ -184,7 +188,7 @@ def failed(run: Run, now: datetime, problem: Problem) -> SetStatus:
         **_base(run.status),
         "phase": "Failed",
         "completionTime": timestamp(now),
-        "error": dump(Failure(reason=problem.reason, message=problem.message[:2048])),
+        "error": _error(problem),
         "conditions": [
             condition(before, "Complete", "False", problem.reason, problem.message, now, generation),
             condition(before, "Failed", "True", problem.reason, problem.message, now, generation),

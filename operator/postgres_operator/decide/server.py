@@ -23,7 +23,7 @@ def image_uid(image: str) -> int:
 def data_uid(database: Database, claim: Body | None) -> int:
     """UID that the data directory belongs to: what its volume records, else the image's."""
     recorded = (claim or {}).get("metadata", {}).get("annotations", {}).get(names.ANNOTATION_DATA_OWNER, "")
-    return int(recorded) if re.fullmatch(r"[0-9]{1,9}", recorded) else image_uid(database.spec.image)
+    return int(recorded) if re.fullmatch(r"[1-9][0-9]{0,8}", recorded) else image_uid(database.spec.image)
 
 
 def owner(database: Database) -> dict[str, Any]:
@@ -110,6 +110,8 @@ def stateful_set(database: Database, uid: int) -> Body:
         "spec": {
             "replicas": 1,
             "serviceName": f"{name}-pods",
+            # OrderedReady never replaces a pod that did not become ready: a mended image would not be rolled out.
+            "podManagementPolicy": "Parallel",
             "selector": {"matchLabels": _pod_labels(database)},
             "persistentVolumeClaimRetentionPolicy": {"whenDeleted": keep, "whenScaled": "Retain"},
             "volumeClaimTemplates": [

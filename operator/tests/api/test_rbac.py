@@ -17,7 +17,7 @@ ALLOWED = {
     **{(GROUP, plural): {"get", "list", "watch"} for plural in OWN},
     **{(GROUP, f"{plural}/status"): {"patch"} for plural in OWN},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
-    ("apps", "statefulsets"): {"get", "list", "watch", "create", "patch"},
+    ("apps", "statefulsets"): {"get", "list", "watch", "create", "update"},
     ("", "services"): {"get", "list", "watch", "create"},
     ("", "secrets"): {"create"},
     ("", "persistentvolumeclaims"): {"get", "create"},

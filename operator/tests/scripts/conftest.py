@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from script_runner import (
-    APP_PASSWORD,
     BIN,
     SECRET,
     SUPERUSER_PASSWORD,
@@ -18,6 +17,7 @@ from script_runner import (
     Server,
     TestDatabase,
     hand_over,
+    new_databases,
     until,
 )
 
@@ -27,6 +27,7 @@ unix_socket_directories = ''
 max_connections = 40
 max_prepared_transactions = 5
 fsync = off
+autovacuum = off
 password_encryption = scram-sha-256
 log_statement = all
 log_min_duration_statement = 0
@@ -115,36 +116,6 @@ def store(place: Path) -> Path:
 
 @pytest.fixture
 def database(server: Server) -> Iterator[Callable[..., TestDatabase]]:
-    """database(name="app", options="", owner=name): a new database; it, its owner and what is made of it go at the end."""
-    before = server.databases()
-    roles = set(server.sql("SELECT rolname FROM pg_roles").splitlines())
-
-    def create(name: str = "app", options: str = "", owner: str | None = None) -> TestDatabase:
-        owner = owner or name
-        server.sql(
-            r"SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', :'o', :'p') \gexec".replace(
-                ":'o'", _literal(owner)
-            ).replace(":'p'", _literal(APP_PASSWORD))
-        )
-        server.sql(f"CREATE DATABASE {_identifier(name)} OWNER {_identifier(owner)} {options}")
-        return TestDatabase(server, name, owner)
-
-    yield create
-    for leftover in server.databases() - before:
-        server.sql(
-            "SELECT 'ROLLBACK PREPARED ' || quote_literal(gid) FROM pg_prepared_xacts"
-            f" WHERE database = {_literal(leftover)} \\gexec",
-            leftover,
-        )
-        server.sql(f"DROP DATABASE {_identifier(leftover)} (FORCE)")
-    for role in set(server.sql("SELECT rolname FROM pg_roles").splitlines()) - roles:
-        server.sql(f"DROP OWNED BY {_identifier(role)}; DROP ROLE {_identifier(role)}")
-    server.sql("DROP SCHEMA IF EXISTS postgres_operator CASCADE")
-
-
-def _literal(text: str) -> str:
-    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
-def _identifier(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'
+    """database(name="app", options="", owner=name): a new database; it, its owner and what becomes of it go at the end."""
+    with new_databases(server) as create:
+        yield create

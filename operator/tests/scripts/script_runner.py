@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,6 +99,10 @@ class Server:
         """Names of all databases."""
         return set(self.sql("SELECT datname FROM pg_database").splitlines())
 
+    def roles(self) -> set[str]:
+        """Names of all roles."""
+        return set(self.sql("SELECT rolname FROM pg_roles").splitlines())
+
 
 @dataclass(frozen=True)
 class TestDatabase:
@@ -121,6 +126,37 @@ class TestDatabase:
     def app_sql(self, text: str) -> str:
         """Statements of the application role."""
         return self.server.sql(text, self.name, user=self.owner, password=APP_PASSWORD)
+
+
+@contextmanager
+def new_databases(server: Server) -> Iterator[Callable[..., TestDatabase]]:
+    """Yields create(name="app", options="", owner=name); all databases and roles that are new at the end are dropped."""
+    databases, roles = server.databases(), server.roles()
+
+    def create(name: str = "app", options: str = "", owner: str | None = None) -> TestDatabase:
+        role = identifier(owner or name)
+        server.sql(f"CREATE ROLE {role} LOGIN PASSWORD {literal(APP_PASSWORD)}")
+        server.sql(f"CREATE DATABASE {identifier(name)} OWNER {role} {options}")
+        return TestDatabase(server, name, owner or name)
+
+    yield create
+    for name in server.databases() - databases:
+        prepared = f"SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE database = {literal(name)}"
+        server.sql(f"{prepared} \\gexec", name)
+        server.sql(f"DROP DATABASE {identifier(name)} (FORCE)")
+    for name in server.roles() - roles:
+        server.sql(f"DROP OWNED BY {identifier(name)}; DROP ROLE {identifier(name)}")
+    server.sql("DROP SCHEMA IF EXISTS postgres_operator CASCADE")
+
+
+def literal(text: str) -> str:
+    """The text as an SQL literal."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def identifier(text: str) -> str:
+    """The text as an SQL identifier."""
+    return '"' + text.replace('"', '""') + '"'
 
 
 class Outcome(NamedTuple):

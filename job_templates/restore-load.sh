@@ -1,0 +1,293 @@
+# Loads the backup as the application role: into the target (MODE Fail, Clean) or the database that restore-prepare made
+# (Replace). All runs in one psql session that is fed step by step. In the target it is one transaction; its COMMIT is
+# sent only after the dump was sent in full, so whatever stops before that, this script included, undoes everything.
+
+target=$PGDATABASE
+untouched="Database $target was not changed."
+end="end-of-answer-$RANDOM$RANDOM$RANDOM"
+discard=
+trap '' PIPE # when psql has ended, writing to it fails; it says itself why it ended
+export PGOPTIONS=$UNDISTURBED
+
+cleanup() {
+    [[ -z $discard ]] || PGDATABASE=$target psql -XAtqw -v fresh="$PGDATABASE" 2>"$scratch/errors" \
+        <<<'DROP DATABASE IF EXISTS :"fresh" WITH (FORCE)' || log "Database $PGDATABASE is left behind: $(masked "$scratch/errors")"
+}
+
+start_session() {
+    mkfifo "$scratch/in" "$scratch/out"
+    # Verbose errors carry the code and the place that masking needs; they are shown masked only.
+    psql -XAtqw -v ON_ERROR_STOP=1 -v VERBOSITY=verbose -v uid="$RESTORE_UID" -v location="$ARTIFACT_PATH" \
+        -v patience="${LOCK_PATIENCE:-60s}" <"$scratch/in" >"$scratch/out" 2>"$scratch/errors" &
+    session=$!
+    exec {to}>"$scratch/in" {from}<"$scratch/out"
+}
+
+# tell: sends the SQL of its standard input to the session. hear: waits for its end; sets answer. Both fail when the
+# session has ended.
+tell() { { cat && printf '\n\\echo %s\n' "$end"; } >&"$to" 2>/dev/null; }
+hear() {
+    local line
+    answer=
+    while IFS= read -r line <&"$from"; do
+        [[ $line != "$end" ]] || return 0
+        answer+="${answer:+$'\n'}$line"
+    done
+    return 1
+}
+ask() { tell && hear; }
+
+# broken REASON WHAT: the session has ended before its time.
+broken() {
+    local reason=$1 text status=0 hint=
+    exec {to}>&-
+    wait "$session" || status=$?
+    sed -E 's/((ERROR|FATAL|PANIC):  )[0-9A-Z]{5}: /\1/' "$scratch/errors" >"$scratch/terse"
+    text=$(masked "$scratch/terse")
+    # What a function raises is the application's own text, and may quote any data.
+    [[ $(grep -a '^LOCATION: ' "$scratch/errors" | tail -n 1) != *' exec_stmt_raise, '* ]] ||
+        text='ERROR: a function of the application raised an exception, whose text is left out here: it may quote data'
+    case $text in
+    *'out of shared memory'*) reason=TooManyObjects hint="Restore with spec.mode Replace, which needs no lock on each of them, or raise max_locks_per_transaction." ;;
+    *'role "'*'" does not exist'*) hint="Create that role and restore again." ;;
+    *'permission denied to create extension'*) hint="Have a superuser create it in the target first." ;;
+    *'lock timeout'*) hint="Other sessions use it: stop the application for the restore, or use spec.mode Replace." ;;
+    *'must be owner'*) hint="It belongs to another role: have that drop it, or use spec.mode Replace." ;;
+    '') text="psql ended with exit code $status" ;;
+    esac
+    fail "$reason" "$2: $text. ${hint:+$hint }$untouched"
+}
+
+# settle: the session ended around its COMMIT. Only a new one can tell, when no other is at it any more, which came first.
+settle() {
+    local deadline=$((SECONDS + 60))
+    until run psql -XAtqw -v ON_ERROR_STOP=1 -v uid="$RESTORE_UID" >"$scratch/marker" 2>"$scratch/connect" <<'SQL'; do
+SET lock_timeout = '60s';
+SELECT pg_advisory_lock(hashtext('postgres_operator')) \g /dev/null
+SELECT to_regclass('postgres_operator.restores') IS NULL AS first \gset
+\if :first
+\else
+    SELECT 'restored' FROM postgres_operator.restores WHERE restore_uid = :'uid';
+\endif
+SQL
+        ((SECONDS < deadline)) ||
+            fail RestoreFailed "The connection was lost at the COMMIT, and $PGHOST:$PGPORT does not say whether database $PGDATABASE is restored: $(masked "$scratch/connect"). It is if table postgres_operator.restores in it lists $RESTORE_UID; else it is as it was."
+        run sleep 1
+    done
+    [[ -s $scratch/marker ]] || broken RestoreFailed "The dump cannot be loaded"
+}
+
+# The rules by which sed makes the dump's SQL fit; data is never looked at. Names are regular expressions.
+write_filter() {
+    local schemas=${answer%$'\n'*} extensions=${answer#*$'\n'}
+    cat >"$scratch/filter" <<FILTER
+/^COPY .* FROM stdin;\$/,/^\\\\\\.\$/b
+/^-- PostgreSQL database dump complete\$/w $scratch/complete
+/^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^CREATE SCHEMA /{/^CREATE SCHEMA ($schemas);\$/d;}
+/^-- Name: EXTENSION .*; Type: COMMENT; Schema: -; Owner: /,/^COMMENT ON EXTENSION /{/^COMMENT ON EXTENSION ($extensions) IS '.*';\$/d;}
+FILTER
+    # pg_dump and pg_restore put large objects into a transaction of their own, which would be the end of ours.
+    [[ $MODE == Replace ]] || cat >>"$scratch/filter" <<'FILTER'
+/^-- Data for Name: .*; Type: BLOBS; Schema: -; Owner: /,/^COMMIT;$/{/^(BEGIN|COMMIT);$/d;}
+FILTER
+}
+
+content() {
+    case $format in
+    custom) pg_restore --no-owner -f - "$artifact" ;;
+    plain) cat "$artifact" ;;
+    esac | sed -E -f "$scratch/filter"
+}
+
+# How many entries the dump has; each takes a lock or so while it is loaded.
+entries() {
+    case $format in
+    custom) pg_restore --list "$artifact" | grep -c '^[0-9]' ;;
+    plain) grep -ac '^-- Name: ' "$artifact" ;;
+    esac
+}
+
+# The transaction in the target, until all is ready for the dump.
+begin_in_target() {
+    ask <<'SQL' || broken RestoreFailed "Cannot begin"
+-- Read committed: what is read after the wait for the lock must be what another pod has committed meanwhile.
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+\set AUTOCOMMIT off
+SELECT pg_advisory_xact_lock(hashtext('postgres_operator')) \g /dev/null
+SELECT to_regclass('postgres_operator.restores') IS NULL AS first \gset
+\if :first
+    CREATE SCHEMA postgres_operator;
+    CREATE TABLE postgres_operator.restores (restore_uid uuid PRIMARY KEY, location text NOT NULL, finished_at timestamptz NOT NULL);
+\endif
+SELECT 'restored' FROM postgres_operator.restores WHERE restore_uid = :'uid';
+-- Until this is emptied at the very end, no COMMIT succeeds: not even one inside the dump.
+CREATE TEMPORARY TABLE incomplete (row integer, CONSTRAINT dump_is_incomplete UNIQUE (row) DEFERRABLE INITIALLY DEFERRED);
+INSERT INTO incomplete VALUES (1), (1);
+SQL
+    if [[ $answer == restored ]]; then
+        log "This Restore has been committed already."
+        finished true
+    fi
+    ask <<'SQL' || broken RestoreFailed "Cannot see what is in the database"
+-- What people made: every object that no extension owns and that is no part of another object. Not what is ours, not
+-- default privileges (settings rather than data), and not schemas that extensions live in.
+CREATE FUNCTION pg_temp.objects(OUT classid oid, OUT objid oid, OUT type text, OUT identity text) RETURNS SETOF record
+LANGUAGE plpgsql AS $objects$
+DECLARE
+    catalog oid;
+BEGIN
+    FOR catalog IN
+        SELECT c.oid FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'oid'
+        WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relkind = 'r'
+            AND (NOT c.relisshared OR c.oid = 'pg_subscription'::regclass)
+            AND c.oid NOT IN ('pg_extension'::regclass, 'pg_default_acl'::regclass)
+    LOOP
+        RETURN QUERY EXECUTE format($query$
+            SELECT %1$s::oid, o.oid, i.type, i.identity
+            FROM %2$s o, pg_identify_object(%1$s, o.oid, 0) i
+            WHERE NOT EXISTS (SELECT FROM pg_depend d
+                    WHERE d.classid = %1$s AND d.objid = o.oid AND d.deptype IN ('a', 'i', 'P', 'S', 'e'))
+                AND concat(i.schema, i.name) !~ '^pg_(toast|temp)'  AND i.schema IS DISTINCT FROM 'postgres_operator' AND %3$s
+            $query$, catalog, catalog::regclass, CASE catalog
+                WHEN 'pg_largeobject_metadata'::regclass THEN 'true' -- may have any number
+                WHEN 'pg_subscription'::regclass THEN
+                    'o.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())'
+                WHEN 'pg_namespace'::regclass THEN
+                    $$o.oid >= 16384 AND o.nspname NOT IN ('public', 'postgres_operator') AND NOT EXISTS (
+                        SELECT FROM pg_depend d JOIN pg_depend e USING (classid, objid)
+                        WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = o.oid
+                            AND (d.classid = 'pg_extension'::regclass OR e.deptype = 'e'))$$
+                ELSE 'o.oid >= 16384' -- lower ones come with the server
+            END);
+    END LOOP;
+END
+$objects$;
+CREATE FUNCTION pg_temp.some_objects() RETURNS text LANGUAGE sql AS $$
+    SELECT string_agg(type || ' ' || identity, ', ' ORDER BY n) FILTER (WHERE n <= 3)
+        || CASE WHEN count(*) > 3 THEN format(' and %s more', count(*) - 3) ELSE '' END
+    FROM (SELECT *, row_number() OVER (ORDER BY type <> 'table', type, identity) AS n FROM pg_temp.objects()) o
+$$;
+SELECT pg_temp.some_objects();
+SQL
+}
+
+# Drops all of it, in the same transaction.
+clean() {
+    local doomed capacity dumped
+    ask <<'SQL' || broken CleanFailed "Cannot count what is in the database"
+WITH RECURSIVE doomed AS (
+    SELECT classid, objid FROM pg_temp.objects()
+    UNION
+    SELECT d.classid, d.objid FROM doomed o JOIN pg_depend d ON d.refclassid = o.classid AND d.refobjid = o.objid
+    WHERE d.deptype <> 'e'
+)
+SELECT count(*), current_setting('max_locks_per_transaction')::bigint
+    * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) FROM doomed;
+SQL
+    doomed=${answer%|*} capacity=${answer#*|}
+    dumped=$(entries)
+    log "Dropping $doomed objects; the dump has $dumped entries"
+    ((doomed + dumped <= capacity * 9 / 10)) ||
+        fail TooManyObjects "One transaction cannot drop $doomed objects and create the dump's $dumped: the server has room for $capacity locks. Restore with spec.mode Replace, or raise max_locks_per_transaction. $untouched"
+    ask <<'SQL' || broken CleanFailed "Cannot empty the database"
+SELECT set_config('lock_timeout', :'patience', true) \g /dev/null
+DO $$
+DECLARE
+    o record;
+BEGIN
+    FOR o IN SELECT * FROM pg_temp.objects() WHERE type <> 'user mapping' LOOP -- those go with their server
+        IF o.type = 'large object' THEN
+            PERFORM lo_unlink(o.objid);
+        ELSE
+            EXECUTE format('DROP %s IF EXISTS %s CASCADE', CASE
+                WHEN o.type IN ('function', 'procedure', 'aggregate') THEN 'ROUTINE'
+                WHEN o.type = 'foreign-data wrapper' THEN 'FOREIGN DATA WRAPPER'
+                WHEN o.type = 'statistics object' THEN 'STATISTICS'
+                ELSE o.type END, o.identity);
+        END IF;
+    END LOOP;
+END
+$$;
+SET LOCAL lock_timeout = 0;
+SELECT pg_temp.some_objects();
+SQL
+    [[ -z $answer ]] || fail CleanFailed "Cannot empty the database: this stays: $answer. Drop it by hand, or use spec.mode Replace. $untouched"
+}
+
+finished() {
+    report "{\"location\": $(json_string "$ARTIFACT_PATH"), \"serverVersion\": \"$server_version\", \"toolVersion\": \"$(tool_version pg_restore)\", \"alreadyRestored\": $1}"
+    exit 0
+}
+
+read_manifest
+if [[ $MODE == Replace ]]; then
+    untouched="Database $target was not touched."
+    if [[ -e $WORK_DIR/finished ]]; then
+        log "Another pod has finished this Restore already."
+        exit 0
+    fi
+    PGDATABASE=$(<"$WORK_DIR/scratch")
+    discard=yes
+fi
+connect 20
+log "PostgreSQL $server_version at $PGHOST:$PGPORT, database $PGDATABASE, mode $MODE"
+start_session
+ask <<'SQL' || broken RestoreFailed "Cannot begin"
+-- A setting that came with PostgreSQL 17.
+SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL \g /dev/null
+SQL
+case $MODE in
+Fail)
+    begin_in_target
+    [[ -z $answer ]] || fail TargetNotEmpty "Database $target is not empty: it has $answer. $untouched To restore all the same, create a Restore with spec.mode Replace or Clean."
+    ;;
+Clean)
+    begin_in_target
+    clean
+    ;;
+Replace) # Each statement for itself, since one transaction has room for so many locks: half a database is never swapped in.
+    # The swap's COMMIT waits for the disk, also for all that came before it.
+    ask <<<'SET synchronous_commit = off;' || broken RestoreFailed "Cannot begin"
+    ;;
+*) fail InternalError "MODE is $MODE, not Fail, Clean or Replace." ;;
+esac
+
+ask <<'SQL' || broken RestoreFailed "Cannot see which schemas and extensions there are"
+SELECT concat_ws(E'\n', coalesce(string_agg(pattern, '|') FILTER (WHERE schema), '-'),
+                        coalesce(string_agg(pattern, '|') FILTER (WHERE NOT schema), '-'))
+FROM (SELECT schema, regexp_replace(quote_ident(name), '[][\.*^$(){}?+|/]', '\\\&', 'g') AS pattern
+      FROM (SELECT true, nspname FROM pg_namespace WHERE oid >= 16384 AND nspname NOT LIKE 'pg\_%'
+            UNION ALL
+            SELECT false, extname FROM pg_extension WHERE NOT pg_has_role(extowner, 'USAGE')) AS there (schema, name)
+      WHERE name !~ '[\n\r]') AS patterns;
+\o /dev/null
+SQL
+write_filter
+log "Loading $size bytes ($format)"
+loaded=0
+run content >&"$to" 2>"$scratch/content" || loaded=$?
+if ((loaded != 0)); then
+    ! grep -qa 'Broken pipe' "$scratch/content" || broken RestoreFailed "The dump cannot be loaded"
+    ((loaded <= 128)) || fail RestoreFailed "Reading the dump was stopped by signal $(kill -l "$loaded"). $untouched"
+    fail RestoreFailed "The dump cannot be read: $(masked "$scratch/content"). $untouched"
+fi
+[[ -s $scratch/complete ]] || fail RestoreFailed "The dump cannot be read: its end is missing. $untouched"
+
+if [[ $MODE == Replace ]]; then
+    tell </dev/null && exec {to}>&- && hear || broken RestoreFailed "The dump cannot be loaded"
+    discard=
+    log "Loaded in $SECONDS s"
+    exit 0
+fi
+# Then the end of input: where the dump left a quote open, the session would wait for more otherwise.
+tell <<'SQL' && exec {to}>&- && hear || settle
+RESET SESSION AUTHORIZATION;
+RESET ROLE;
+RESET search_path;
+RESET client_encoding;
+INSERT INTO postgres_operator.restores VALUES (:'uid', :'location', clock_timestamp());
+DELETE FROM pg_temp.incomplete;
+COMMIT;
+SQL
+log "Restored in $SECONDS s"
+finished false

@@ -1,0 +1,67 @@
+"""An API server for unit tests: it holds objects, answers reads, and notes what it was asked."""
+
+import asyncio
+import copy
+import time
+from collections.abc import AsyncIterator, Callable
+
+from postgres_operator.decide.actions import Body
+from postgres_operator.errors import ApiError
+
+
+class FakeCluster:
+    """The reading half of `cluster.Cluster`."""
+
+    def __init__(self, *objects: tuple[str, Body]) -> None:
+        self.objects: dict[tuple[str, str, str], Body] = {}
+        self.requests: list[tuple[str, ...]] = []
+        self.failing: str = ""  # a kind whose listing breaks off after its first object
+        self.on_listed: Callable[[str], None] = lambda _: None  # called with a kind once it was listed
+        for kind, body in objects:
+            self.put(kind, body)
+
+    def put(self, kind: str, body: Body) -> None:
+        meta = body["metadata"]
+        self.objects[kind, meta["namespace"], meta["name"]] = copy.deepcopy(body)
+
+    def delete(self, kind: str, namespace: str, name: str) -> None:
+        del self.objects[kind, namespace, name]
+
+    def asked(self, verb: str) -> list[tuple[str, ...]]:
+        return [r[1:] for r in self.requests if r[0] == verb]
+
+    async def get(self, kind: str, namespace: str, name: str) -> Body | None:
+        self.requests.append(("get", kind, namespace, name))
+        return copy.deepcopy(self.objects.get((kind, namespace, name)))
+
+    async def list(self, kind: str, namespace: str, **selectors: str) -> list[Body]:
+        self.requests.append(("list", kind, namespace, *selectors.values()))
+        return [copy.deepcopy(b) for (k, ns, _), b in self.objects.items() if (k, ns) == (kind, namespace)]
+
+    async def list_all(
+        self, kind: str, namespace: str, label_selector: str, *, metadata_only: bool = False
+    ) -> AsyncIterator[Body]:
+        self.requests.append(("list_all", kind, namespace, label_selector))
+        wanted = dict(part.split("=") for part in label_selector.split(",") if part)
+        for (known, where, _), body in list(self.objects.items()):
+            labels = body["metadata"].get("labels", {})
+            if known != kind or namespace not in ("", where) or wanted.items() - labels.items():
+                continue
+            yield copy.deepcopy({"metadata": body["metadata"]} if metadata_only else body)
+            if kind == self.failing:
+                raise ApiError(f"GET {kind}: connection lost")
+        self.on_listed(kind)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Let the event loop turn until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0)
+
+
+async def settle(turns: int = 20) -> None:
+    """Let everything that is ready to run do so."""
+    for _ in range(turns):
+        await asyncio.sleep(0)

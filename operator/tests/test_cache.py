@@ -1,0 +1,81 @@
+import pytest
+from support import backup, database
+
+from postgres_operator.cache import Cache
+
+NIGHTLY = ("Backup", "shop", "nightly")
+
+
+def version(number, **more):
+    return backup(resourceVersion=str(number), **more)
+
+
+@pytest.fixture
+def cache() -> Cache:
+    return Cache()
+
+
+def kept(cache) -> str | None:
+    body = cache.get(*NIGHTLY)
+    return body and body["metadata"]["resourceVersion"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "taken"),
+    [(9, 10, True), (10, 9, False), (10, 10, False), (99, 100, True), (100, 99, False)],
+)
+def test_only_newer_versions_are_taken(cache, first, second, taken):
+    assert cache.put("Backup", version(first))
+    assert cache.put("Backup", version(second)) is taken
+    assert kept(cache) == str(second if taken else first)
+
+
+def test_an_object_that_took_the_name_of_another_is_taken(cache):
+    cache.put("Backup", version(10, uid="old"))
+    assert cache.put("Backup", version(12, uid="new"))
+    assert cache.get(*NIGHTLY)["metadata"]["uid"] == "new"
+
+
+def test_a_late_deletion_does_not_remove_the_successor(cache):
+    cache.put("Backup", version(10, uid="old"))
+    cache.put("Backup", version(12, uid="new"))
+    cache.remove("Backup", version(11, uid="old"))
+    assert kept(cache) == "12"
+    cache.remove("Backup", version(13, uid="new"))
+    assert kept(cache) is None
+
+
+def test_removing_what_is_unknown_is_no_error(cache):
+    cache.remove("Backup", version(10))
+    assert kept(cache) is None
+
+
+def test_kinds_and_namespaces_are_apart(cache):
+    cache.put("Backup", version(1))
+    cache.put("Restore", version(1))
+    cache.put("Backup", version(1, namespace="other"))
+    cache.put("Database", database())
+    cache.remove("Restore", version(1))
+    assert [b["metadata"]["namespace"] for b in cache.list("Backup", "shop")] == ["shop"]
+    assert cache.list("Restore", "shop") == []
+    assert set(cache.keys("Backup")) == {NIGHTLY, ("Backup", "other", "nightly")}
+    assert list(cache.keys("Database")) == [("Database", "shop", "db")]
+
+
+def test_what_nobody_looks_at_is_not_kept(cache):
+    cache.put("Backup", version(1, managedFields=[{"manager": "kubectl"}], labels={"a": "b"}))
+    body = cache.get(*NIGHTLY)
+    assert "managedFields" not in body["metadata"]
+    assert body["metadata"]["labels"] == {"a": "b"}
+    assert set(body) == {"metadata", "spec", "status"}
+
+
+def test_objects_may_change_while_keys_are_walked(cache):
+    cache.put("Backup", version(1))
+    cache.put("Backup", version(1, name="weekly"))
+    walked = []
+    for key in cache.keys("Backup"):
+        walked.append(key)
+        cache.remove("Backup", cache.get(*key))
+        cache.put("Backup", version(1, name="new", namespace="elsewhere"))
+    assert len(walked) == 2
