@@ -148,7 +148,7 @@ def test_a_full_volume_and_the_next_backup_elsewhere(namespace: str) -> None:
     }
     apply([claim, kit.resource("BackupStore", "small", {"pvc": {"claimName": "small"}})], namespace)
     message = kit.failed("backup", kit.start_backup(namespace, storeRef={"name": "small"}), namespace, "VolumeFull")
-    assert "space" in message
+    assert "is full" in message
     assert artifacts(namespace, "small") == leftovers(namespace, "small") == []
     kit.back_up(namespace)
 
@@ -165,7 +165,7 @@ def test_pg_dump_killed_half_way(namespace: str) -> None:
     with locked(namespace, "held"):
         name = kit.start_backup(namespace)
         pod = kit.job_pod(namespace, "backup", name)
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump' AND wait_event_type = 'Lock'"
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'postgres-operator' AND wait_event_type = 'Lock'"
         wait_for(lambda: psql(namespace, "shop-0", waits) == "1", 30, "pg_dump to wait for the lock")
         kill(namespace, pod, "pg_dump")
         message = kit.failed("backup", name, namespace, "DumpFailed")

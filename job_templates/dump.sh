@@ -39,7 +39,7 @@ remove_leftovers() {
 
 dump() {
     local status=0 text
-    run pg_dump --format="$FORMAT" --file="$partial/$file" --exclude-schema=postgres_operator --no-password 2>"$scratch/dump" || status=$?
+    run pg_dump --format="$FORMAT" --file="$partial/$file" --exclude-schema=postgres_operator --no-owner --no-password 2>"$scratch/dump" || status=$?
     ((status != 0)) || return 0
     if ((status > 128)); then
         fail DumpFailed "pg_dump was killed by signal $(kill -l "$status"). If that was KILL, it needs more memory (spec.resources.limits.memory)."

@@ -66,10 +66,10 @@ trap 'exit 143' TERM INT
 masked() {
     local kinds='relation|table|view|index|sequence|column|constraint|trigger|rule|policy|type|domain|schema|extension|function'
     kinds+='|procedure|aggregate|operator|cast|collation|language|role|user|database|tablespace|encoding|parameter|publication'
-    kinds+='|subscription|server|wrapper|method|class|family|configuration|dictionary|object|file|directory|at|host name'
+    kinds+='|subscription|server|wrapper|method|class|family|configuration|dictionary|object|file|directory|at|host'
     grep -aE -m1 '(ERROR|FATAL|PANIC|error|fatal): ' "$1" 2>/dev/null |
         sed -E -e 's/^(psql|pg_dump|pg_restore)[^ ]*: ((error|detail): )?//' \
-            -e ':name' -e "s/^(([^\"]*[^a-z\"])?($kinds) )\"([^\"]*)\"/\1"$'\001\\4\002/' -e 'tname' \
+            -e ':name' -e "s/^(([^\"]*[^a-z\"])?($kinds)( name)? )\"([^\"]*)\"/\1"$'\001\\5\002/' -e 'tname' \
             -e 's/".*"( is out of range for type [a-z ]+)$/"…"\1/' -e 'tend' -e 's/".*/"…"/' -e ':end' \
             -e $'s/[\001\002]/"/g' | head -c 800 || true
 }
@@ -80,7 +80,7 @@ connect_failure() {
     text=$(masked "$1")
     case $(<"$1") in
     *'password authentication failed'* | *'no password supplied'* | *'no pg_hba.conf entry'* | \
-        *'is not permitted to log in'* | *'role "'*'" does not exist'*)
+        *'is not permitted to log in'* | *'permission denied for database'* | *'role "'*'" does not exist'*)
         fail AuthenticationFailed "$PGHOST:$PGPORT refuses the login: $text. Do the passwords in the Secret fit the server's?" ;;
     *'database "'*'" does not exist'*)
         fail DatabaseMissing "There is no such database on $PGHOST:$PGPORT: $text" ;;
@@ -99,7 +99,7 @@ readonly UNDISTURBED='-c search_path=pg_catalog -c standard_conforming_strings=o
 connect() {
     local deadline=$((SECONDS + $1))
     until run psql -XAtqw -c 'SHOW server_version' >"$scratch/version" 2>"$scratch/connect"; do
-        if grep -qaE 'password|pg_hba|log in|does not exist' "$scratch/connect" || ((SECONDS >= deadline)); then
+        if grep -qaE 'password|pg_hba|log in|permission denied|does not exist' "$scratch/connect" || ((SECONDS >= deadline)); then
             connect_failure "$scratch/connect"
         fi
         log "Not yet: $(masked "$scratch/connect")"

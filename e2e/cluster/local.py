@@ -116,4 +116,4 @@ class Local:
     def enter_command(self, *command: str) -> list[str]:
         """The same as a command line, for use with a terminal."""
         pid = (self.work / "node.pid").read_text()
-        return ["nsenter", "--target", pid, "--net", "--mount", "--pid", "--", *command]
+        return ["nsenter", "--target", pid, "--net", "--mount", "--pid", "--root", "--", *command]

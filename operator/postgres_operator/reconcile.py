@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from weakref import WeakValueDictionary
 
-from . import names
+from . import metrics, names
 from .api.backup import Backup
 from .api.common import Resource
 from .api.database import Database
@@ -152,6 +152,7 @@ class Reconciler:
         old, new = before.get("phase") or "Pending", after.get("phase")
         condition = after["conditions"][0]
         if old != new:
+            metrics.TRANSITIONS.labels(resource.key[0], new).inc()
             logger.info(
                 "STATE TRANSITION: %s -> %s (%s: %s)",
                 old,

@@ -36,6 +36,12 @@ def test_an_object_that_took_the_name_of_another_is_taken(cache):
     assert cache.get(*NIGHTLY)["metadata"]["uid"] == "new"
 
 
+def test_a_late_answer_about_a_deleted_object_does_not_replace_its_successor(cache):
+    cache.put("Backup", version(12, uid="new"))
+    assert not cache.put("Backup", version(11, uid="old"))
+    assert cache.get(*NIGHTLY)["metadata"]["uid"] == "new"
+
+
 def test_a_late_deletion_does_not_remove_the_successor(cache):
     cache.put("Backup", version(10, uid="old"))
     cache.put("Backup", version(12, uid="new"))

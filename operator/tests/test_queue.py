@@ -227,6 +227,14 @@ async def test_failures_back_off_exponentially_up_to_a_limit(queue, clock):
     assert backoffs[-2:] == [30.0, 30.0]
 
 
+async def test_failures_may_go_on_for_days(queue):
+    queue.add("a")
+    for _ in range(2000):
+        await take(queue)
+        assert queue.retry("a") <= 30.0
+        queue.add("a")
+
+
 async def test_success_forgets_the_failures(queue, clock):
     queue.add("a")
     for _ in range(4):

@@ -118,7 +118,9 @@ def deleting(body):
         pytest.param("Restore", restore(), True, True, id="restore-is-gone"),
         pytest.param("Job", job_of(backup(), **complete()), False, True, id="job-ends"),
         pytest.param("Job", deleting(job_of(backup(), active=1)), True, True, id="job-is-gone"),
+        pytest.param("Job", job_of(backup(), active=1), True, True, id="job-is-gone-without-notice"),
         pytest.param("Job", job_of(backup(), active=1), False, False, id="job-runs"),
+        pytest.param("Backup", backup(status={"phase": "InProgress"}), False, False, id="backup-begins"),
         pytest.param("StatefulSet", server(), False, False, id="server-changes"),
     ],
 )
@@ -315,7 +317,7 @@ def test_kopf_writes_nothing_and_watches_only_what_is_ours():
     assert settings.queueing.idle_timeout > 0  # 0 spins
     assert list(settings.networking.error_backoffs) == list(settings.networking.error_backoffs) != []
     selectors = settings.watching.label_selectors
-    assert {k[2] for k in selectors} == {"jobs", "statefulsets", "services"}
+    assert {k.any_name for k in selectors} == {"jobs", "statefulsets", "services"}
     assert set(selectors.values()) == {"app.kubernetes.io/managed-by=postgres-operator"}
     for storage in (settings.persistence.diffbase_storage, settings.persistence.progress_storage):
         body = {"metadata": {"annotations": {"kopf.zalando.org/last-handled-configuration": "{}"}}}

@@ -1,4 +1,3 @@
-
 import json
 
 import pytest
@@ -167,7 +166,9 @@ def test_refused_pods_fail_it_after_the_job_is_stopped(message, expected):
     assert action.status["error"]["reason"] == expected
     # The intent is on record: now the Job goes, and only then is it Failed.
     stopping = backup(status=action.status)
-    assert ask(stopping, job=job, refusals=events) == DeleteJob(job["metadata"]["name"], job["metadata"]["uid"], 3.0)
+    assert ask(stopping, job=job, refusals=events) == DeleteJob(
+        job["metadata"]["name"], job["metadata"]["uid"], "20", 3.0
+    )
     gone = ask(stopping, job_is_live=True, pods=[])
     assert (gone.status["phase"], gone.status["error"]["reason"]) == ("Failed", expected)
     assert gone.event.type == "Warning"

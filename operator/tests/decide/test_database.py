@@ -26,7 +26,8 @@ ENDPOINT = "db.shop.svc.cluster.local:5432"
 
 
 def db(spec=None, status=None, **meta):
-    return resource("Database", "db", spec or {}, status, **meta)
+    """A Database that has been seen once, unless its status says otherwise."""
+    return resource("Database", "db", spec or {}, {"phase": "Pending"} if status is None else status, **meta)
 
 
 def read(body) -> Database:
@@ -36,7 +37,7 @@ def read(body) -> Database:
 def running(body, revision="r1", *, ready=1, uid=999, **status):
     """The StatefulSet of this Database with one settled pod, as the API server has it."""
     made = server.stateful_set(read(body), uid)
-    made["metadata"] |= {"uid": "uid-sts", "generation": 1}
+    made["metadata"] |= {"uid": "uid-sts", "generation": 1, "resourceVersion": "77"}
     made["status"] = {
         "observedGeneration": 1,
         "replicas": 1,
@@ -92,8 +93,12 @@ def ready_database(spec=None, revision="r1"):
 
 
 def test_the_whole_way():
-    body = db()
-    assert "phase" not in body["status"]  # shown as Pending
+    body = db(status={})
+    action = ask(body, services=frozenset())
+    assert action.after == 0
+    body = with_status(body, action)
+    assert (body["status"]["phase"], body["status"]["ready"], action.event) == ("Pending", False, None)
+    assert "secretName" not in body["status"]
 
     action = ask(body, claim_known=True, services=frozenset())
     assert isinstance(action, Provision)
@@ -175,10 +180,27 @@ def test_a_new_database_gets_everything():
     ],
 )
 def test_new_passwords_only_for_a_volume_that_nobody_filled(claim, secret_name, posted):
-    body = db(status={"secretName": secret_name} if secret_name else None)
+    body = db(status={"phase": "Failed", **({"secretName": secret_name} if secret_name else {})})
     action = ask(body, claim_known=True, claim=claim)
     assert action.secret is posted
     assert (action.claim is None) is (claim is not None)
+
+
+@pytest.mark.parametrize(
+    "going", [{"deletionTimestamp": ago(1)}, {"ownerReferences": [{"kind": "StatefulSet", "name": "db", "uid": "old"}]}]
+)
+def test_a_volume_that_goes_with_the_database_before_is_waited_for(going):
+    """`kubectl delete` and `apply` under Delete: the next volume is empty and needs new passwords."""
+    body, claim = db(), data_claim("uid-of-the-one-before")
+    claim["metadata"] |= going
+    action = ask(body, claim_known=True, claim=claim)
+    assert (action.status["phase"], reason(action), action.after) == ("Pending", "VolumeTerminating", 2.0)
+    assert "data-db-0" in action.status["conditions"][0]["message"]
+    body = with_status(body, action)
+    assert ask(body, claim_known=True, claim=claim) == Nothing(2.0)
+    then = ask(body, claim_known=True, claim=None)
+    assert then.secret
+    assert then.claim
 
 
 def test_a_kept_volume_keeps_its_owner_whatever_the_image():
@@ -227,9 +249,11 @@ def test_a_ready_server_goes_on_when_its_spec_asks_for_more_replicas():
     body["metadata"]["generation"] = 2
     action = ask(body, server=sts)
     assert (action.status["phase"], action.status["ready"], reason(action)) == ("Ready", True, "ReplicasNotSupported")
-    assert action.event.reason == "ReplicasNotSupported"
     body = with_status(body, action)
     assert ask(body, server=sts) == Nothing(None)
+    # Ready goes on to mean what it says.
+    assert ask(body, server=running(body, ready=0)).status["ready"] is False
+    assert isinstance(ask(body, server=sts, services=frozenset()), Provision)
     body["spec"]["replicas"] = 1
     body["metadata"]["generation"] = 3
     back = ask(body, server=sts)
@@ -245,16 +269,28 @@ def test_a_refused_database_goes_on_once_it_is_mended():
     assert action.secret
 
 
-def test_a_foreign_stateful_set_is_never_touched():
+@pytest.mark.parametrize("owners", [[], [{"kind": "Deployment", "name": "db", "uid": "somebody"}]])
+@pytest.mark.parametrize("services", [SERVICES, frozenset()])
+def test_a_foreign_stateful_set_is_never_touched(owners, services):
     body = db()
     foreign = running(body)
-    foreign["metadata"]["ownerReferences"] = [{"kind": "Deployment", "name": "db", "uid": "somebody"}]
-    for services in (SERVICES, frozenset()):
-        action = ask(body, server=foreign, services=services)
-        assert (action.status["phase"], reason(action)) == ("Failed", "NameTaken")
-        assert 'StatefulSet "db"' in action.event.message
-    del foreign["metadata"]["ownerReferences"]
-    assert reason(ask(body, server=foreign)) == "NameTaken"
+    foreign["metadata"]["ownerReferences"] = owners
+    action = ask(body, server=foreign, services=services)
+    assert (action.status["phase"], reason(action)) == ("Failed", "NameTaken")
+    assert 'StatefulSet "db"' in action.event.message
+    # Nothing of it maps to our key: only time brings us back.
+    assert action.after == 30.0
+    body = with_status(body, action)
+    assert ask(body, server=foreign, services=services) == Nothing(30.0)
+    freed = ask(body, claim_known=True)
+    assert freed.secret, "no Secret was made so far: it must not count as lost"
+
+
+def test_the_server_of_a_deleted_database_of_this_name_is_waited_for():
+    body = db()
+    old = running(body)
+    old["metadata"]["ownerReferences"][0]["uid"] = "uid-of-the-one-before"
+    assert ask(body, server=old) == Nothing(2.0)
 
 
 def test_what_the_api_server_refuses_is_tried_again():
@@ -305,6 +341,8 @@ def test_a_changed_spec_updates_the_server(spec):
     body["spec"] = spec
     action = ask(body, server=sts)
     assert isinstance(action, UpdateServer)
+    # It replaces exactly the version that was looked at.
+    assert action.server["metadata"].pop("resourceVersion") == "77"
     assert action.server == server.stateful_set(read(body), 999)
     assert (action.then.status["phase"], action.then.status["ready"]) == ("Updating", False)
     assert conditions(action.then.status) == {"Ready": "False", "Progressing": "True"}
@@ -383,7 +421,12 @@ def test_the_pods_are_asked_only_when_it_takes_long():
             id="secret-lost",
         ),
         pytest.param(
-            [pod("Pending", waits("CreateContainerConfigError", "couldn't find key superuser-password in Secret"))],
+            [
+                pod(
+                    "Pending",
+                    waits("CreateContainerConfigError", "couldn't find key password in Secret shop/db-credentials"),
+                )
+            ],
             "Failed",
             "CredentialsLost",
             id="key-lost",
@@ -505,6 +548,14 @@ def test_without_a_report_it_is_not_ready(pods):
     action = ask(body, server=sts, job=verify_job(body, sts, **complete()), pods=pods)
     assert (action.status["phase"], action.status["ready"], reason(action)) == ("Failed", False, "ResultLost")
     assert "verified" not in action.status
+
+
+def test_a_verification_that_is_just_ending_is_not_taken_for_a_refused_one():
+    body = db()
+    sts = running(body)
+    events = [{"reason": "FailedCreate", "message": "failed calling webhook"}]
+    job = verify_job(body, sts, age=30, uncountedTerminatedPods={"succeeded": ["uid-pod"]})
+    assert isinstance(ask(body, server=sts, job=job, refusals=events), Nothing)
 
 
 def test_a_verification_whose_pods_are_refused_says_so():

@@ -84,6 +84,7 @@ def test_a_deleted_restore_starts_nothing():
         pytest.param(
             restore(spec={**BY_LOCATION, "storeRef": {"name": "far"}}), {}, "StoreNotFound", '"far"', id="no-store"
         ),
+        pytest.param(restore(spec=BY_LOCATION), {}, "StoreNotFound", '"default"', id="location-in-no-store-yet"),
         pytest.param(restore(), {"claim": None}, "ClaimNotFound", '"vault"', id="no-claim"),
     ],
 )
@@ -156,7 +157,6 @@ def test_a_job_that_is_there_already_is_followed_not_created_again():
         pytest.param(BY_LOCATION, store(), True, id="in-the-default-store"),
         pytest.param({**BY_LOCATION, "storeRef": {"name": "far"}}, store("far"), True, id="in-the-named-store"),
         pytest.param({"location": "pvc://backups/db/x-1"}, None, True, id="default-claim-without-a-store"),
-        pytest.param(BY_LOCATION, None, False, id="another-claim-than-the-default"),
         pytest.param(BY_LOCATION, store(claim="vau"), False, id="only-a-prefix-of-the-claim"),
         pytest.param(
             {**BY_LOCATION, "storeRef": {"name": "far"}}, store("far", "other"), False, id="not-in-the-named-store"
@@ -204,7 +204,9 @@ def test_refused_pods_fail_it_after_the_job_is_stopped():
     action = ask(body, job=job, refusals=events)
     assert (action.status["phase"], reason(action)) == ("InProgress", "StoppingJob")
     stopping = restore(status=action.status)
-    assert ask(stopping, job=job, refusals=events) == DeleteJob(job["metadata"]["name"], job["metadata"]["uid"], 3.0)
+    assert ask(stopping, job=job, refusals=events) == DeleteJob(
+        job["metadata"]["name"], job["metadata"]["uid"], "20", 3.0
+    )
     going = {**job, "metadata": {**job["metadata"], "deletionTimestamp": ago(1)}}
     assert ask(stopping, job=going, refusals=events) == Nothing(3.0)
     assert ask(stopping) == Ask(Fact.LIVE_JOB)
@@ -214,6 +216,27 @@ def test_refused_pods_fail_it_after_the_job_is_stopped():
     gone = ask(stopping, job_is_live=True, pods=[])
     assert (gone.status["phase"], gone.status["error"]["reason"]) == ("Failed", "PodSecurityRejected")
     assert "violates PodSecurity" in gone.status["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({"uncountedTerminatedPods": {"succeeded": ["uid-pod"]}}, id="pod-not-counted-yet"),
+        pytest.param({"succeeded": 1}, id="counted"),
+        pytest.param({"conditions": [{"type": "SuccessCriteriaMet", "status": "True"}]}, id="about-to-complete"),
+        pytest.param({"conditions": [{"type": "FailureTarget", "status": "True"}]}, id="about-to-fail"),
+        pytest.param({"failed": 1}, id="pod-failed"),
+        pytest.param({"active": 0, "terminating": 1}, id="pod-terminating"),
+    ],
+)
+def test_a_job_that_is_just_ending_is_not_given_up(status):
+    """Its pods are no longer active and its condition is not there yet: that is no Job whose pod never started."""
+    body = running_restore()
+    events = [{"reason": "FailedCreate", "message": "failed calling webhook"}]
+    for refusals in (None, [], events):
+        action = ask(body, job=job_of(body, age=50_000, **status), refusals=refusals, pods=[])
+        assert (action.status["phase"], reason(action)) == ("InProgress", "Running")
+        assert "error" not in action.status
 
 
 def test_a_vanished_job_says_that_the_target_may_have_changed():
@@ -238,7 +261,13 @@ def test_nothing_that_may_still_run_is_called_failed():
     deleting["metadata"]["deletionTimestamp"] = ago(1)
     for intent in (None, {"reason": "JobLost", "message": "m"}):
         body = running_restore(**({"error": intent} if intent else {}))
-        for job in (job_of(body, active=1, age=90_000), job_of(body, age=90_000), job_of(body, ready=1), deleting, None):
+        for job in (
+            job_of(body, active=1, age=90_000),
+            job_of(body, age=90_000),
+            job_of(body, ready=1),
+            deleting,
+            None,
+        ):
             for pods in (None, [pod("Running")], [pod("Pending", waits("ImagePullBackOff"))], [pod("Unknown")]):
                 for refusals in (None, [], [{"reason": "FailedCreate", "message": "violates PodSecurity"}]):
                     action = ask(body, job=job, pods=pods, refusals=refusals, job_is_live=True)
@@ -306,6 +335,12 @@ def test_without_its_pod_a_complete_job_still_counts(mode, keep, db, kept):
     assert action.status.get("previousDatabase") == expected
 
 
+@pytest.mark.parametrize("text", ['{"result": {"location": "x"}}', report(serverVersion="; DROP"), report(warning=5)])
+def test_a_report_that_is_not_valid_is_never_completed(text):
+    action = finished(running_restore(), text)
+    assert (action.status["phase"], action.status["error"]["reason"]) == ("Failed", "ResultInvalid")
+
+
 @pytest.mark.parametrize(
     ("pods", "expected"),
     [
@@ -323,7 +358,10 @@ def test_a_failed_job_fails_it(pods, expected):
     assert ask(body, job=job_of(body, **failed_job())) == Ask(Fact.PODS)
     action = ask(body, job=job_of(body, **failed_job()), pods=pods)
     assert (action.status["phase"], action.status["error"]["reason"]) == ("Failed", expected)
-    assert [(c["type"], c["status"]) for c in action.status["conditions"]] == [("Complete", "False"), ("Failed", "True")]
+    assert [(c["type"], c["status"]) for c in action.status["conditions"]] == [
+        ("Complete", "False"),
+        ("Failed", "True"),
+    ]
     assert action.event.type == "Warning"
 
 

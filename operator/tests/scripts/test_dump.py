@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ NewDatabase = Callable[..., TestDatabase]
 FILES = {"custom": "dump.pgdump", "plain": "dump.sql"}
 SOURCE = {"database": "shop", "databaseName": 'K\u00e4ufe "x" \\', "backup": "nightly"}
 PATH = "shop/nightly-1f0c"
+
+
+# The session of a pg_dump that waits for a table.
+LOCKED = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE %ACCESS SHARE%' AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture(scope="module")
@@ -256,12 +261,11 @@ def _block(pods: Pods, store: Path, step: str) -> None:
 
 def test_sigterm_ends_what_pg_dump_does_in_the_server(pods: Pods, shop: TestDatabase, store: Path) -> None:
     holder = shop.server.start_sql("BEGIN; LOCK TABLE orders", shop.name)
-    sessions = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE%ACCESS SHARE%'"
     script = pods.start("dump.sh", _env(shop, store))
-    until(lambda: shop.sql(f"{sessions} AND wait_event_type = 'Lock'") == "1")
+    until(lambda: shop.sql(LOCKED))
     script.terminate()
     assert script.wait(8).code != 0
-    until(lambda: shop.sql(sessions) == "0")
+    until(lambda: not shop.sql(LOCKED))
     assert _directories(store) == set()
     holder.communicate()
 
@@ -269,7 +273,8 @@ def test_sigterm_ends_what_pg_dump_does_in_the_server(pods: Pods, shop: TestData
 def test_a_killed_pg_dump_is_a_failure_that_names_the_signal(pods: Pods, shop: TestDatabase, store: Path) -> None:
     holder = shop.server.start_sql("BEGIN; LOCK TABLE orders", shop.name)
     script = pods.start("dump.sh", _env(shop, store))
-    os.kill(script.child("pg_dump"), 9)
+    until(lambda: shop.sql(LOCKED))
+    os.kill(script.child("pg_dump"), signal.SIGKILL)
     outcome = script.wait()
     holder.communicate()
     assert outcome.reason == "DumpFailed"
@@ -302,9 +307,8 @@ def test_a_table_that_the_role_may_not_read(pods: Pods, database: NewDatabase, s
 def test_the_server_ends_the_session(pods: Pods, shop: TestDatabase, store: Path) -> None:
     holder = shop.server.start_sql("BEGIN; LOCK TABLE orders", shop.name)
     script = pods.start("dump.sh", _env(shop, store))
-    waiting = "FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE%ACCESS SHARE%' AND wait_event_type = 'Lock'"
-    until(lambda: shop.sql(f"SELECT 1 {waiting}"))
-    shop.sql(f"SELECT pg_terminate_backend(pid) {waiting}")
+    pid = until(lambda: shop.sql(LOCKED))
+    shop.sql(f"SELECT pg_terminate_backend({pid})")
     outcome = script.wait()
     holder.communicate()
     assert outcome.reason == "DumpFailed"

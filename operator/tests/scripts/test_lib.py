@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from script_runner import APP_PASSWORD, Pods, Server, TestDatabase, until
+from script_runner import APP_PASSWORD, Pods, Server, TestDatabase, literal, until
 
 NewDatabase = Callable[..., TestDatabase]
 
@@ -109,6 +109,15 @@ def test_wrong_password(pods: Pods, database: NewDatabase) -> None:
 
 def test_no_password(pods: Pods, database: NewDatabase) -> None:
     assert _connect(pods, {**database().env, "PGPASSWORD": ""})[0] == "AuthenticationFailed"
+
+
+def test_a_database_that_the_role_may_not_use(pods: Pods, database: NewDatabase) -> None:
+    db = database()
+    db.sql("CREATE ROLE guest LOGIN; REVOKE CONNECT ON DATABASE app FROM PUBLIC")
+    db.sql(f"ALTER ROLE guest PASSWORD {literal(APP_PASSWORD)}")
+    reason, message = _connect(pods, {**db.env, "PGUSER": "guest"})
+    assert reason == "AuthenticationFailed"
+    assert 'permission denied for database "app"' in message
 
 
 def test_a_role_that_may_not_log_in(pods: Pods, database: NewDatabase) -> None:
@@ -227,6 +236,11 @@ def _forward(listener: socket.socket, port: int) -> None:
             'ERROR:  invalid value for parameter "search_path": "row data"',
             'ERROR:  invalid value for parameter "search_path": "…"',
             id="name, then value",
+        ),
+        pytest.param(
+            'ERROR:  role name "pg_x" is reserved',
+            'ERROR:  role name "pg_x" is reserved',
+            id="name of something",
         ),
         pytest.param(
             'psql: error: connection to server at "10.0.0.1", port 5432 failed: FATAL:  role "x y" does not exist',

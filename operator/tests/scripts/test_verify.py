@@ -100,12 +100,6 @@ def test_what_is_there_is_not_changed(pods: Pods, clean: Server) -> None:
     assert _owner(clean, "app") == "postgres"
 
 
-def test_a_role_that_fits_but_a_database_that_is_another_role_s_secret(pods: Pods, clean: Server) -> None:
-    clean.sql("CREATE DATABASE app; REVOKE CONNECT ON DATABASE app FROM PUBLIC".replace("; ", " ;\n"))
-    outcome = pods.run("verify.sh", _env(clean), "")
-    assert outcome.reason == "DatabaseUnreachable"
-
-
 def test_without_create_missing_nothing_is_made(pods: Pods, clean: Server) -> None:
     more = {"SUPERUSER": "postgres", "SUPERUSER_PASSWORD": SUPERUSER_PASSWORD}
     assert pods.run("verify.sh", _env(clean, create=False, **more)).reason == "AuthenticationFailed"

@@ -1,0 +1,116 @@
+"""Backups and restores for the tests of the restore-*.sh: what the operator and the kubelet do around the scripts."""
+
+import json
+import os
+import subprocess
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from script_runner import BIN, SUPERUSER_PASSWORD, Outcome, Pods, Script, TestDatabase, hand_over
+
+NewDatabase = Callable[..., TestDatabase]
+STEPS = {
+    "Fail": ["restore-check", "restore-load"],
+    "Clean": ["restore-check", "restore-load"],
+    "Replace": ["restore-check", "restore-prepare", "restore-load", "restore-swap"],
+}
+MORE_FILES = {"restore-load": ["restore-target.sh"]}
+
+
+@dataclass
+class Restore:
+    """One pod of a Restore, whose steps run one by one."""
+
+    pods: Pods
+    store: Path
+    target: TestDatabase
+    artifact: str
+    mode: str = "Fail"
+    keep_previous: bool = True
+    uid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    pod: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    @property
+    def scratch(self) -> str:
+        return f"{self.prefix}_{self.pod[:8]}"
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.target.name}_restore"
+
+    @property
+    def previous(self) -> str:
+        return f"{self.target.name}_before_{self.uid[:8]}"
+
+    def twin(self) -> "Restore":
+        """A second pod of the same Restore."""
+        return Restore(self.pods, self.store, self.target, self.artifact, self.mode, self.keep_previous, self.uid)
+
+    def env(self, step: str, **more: str) -> dict[str, str]:
+        """Environment of a step, as the template sets it."""
+        env = {
+            "STORE_DIR": str(self.store),
+            "ARTIFACT_PATH": self.artifact,
+            "EXPECTED_SHA256": "",
+            "RESTORE_UID": self.uid,
+            "POD_UID": self.pod,
+            "MODE": self.mode,
+            "WORK_DIR": str(hand_over(self.pods.directory / f"work-{self.pod}")),
+        }
+        if step == "restore-load":
+            env |= self.target.env
+        if step in ("restore-prepare", "restore-swap"):
+            env |= self.target.server.env("postgres", "postgres", SUPERUSER_PASSWORD)
+            env |= {"TARGET_DATABASE": self.target.name, "SCRATCH_PREFIX": self.prefix}
+        if step == "restore-prepare":
+            env |= {"TARGET_OWNER": self.target.owner}
+        if step == "restore-swap":
+            env |= {"PREVIOUS_DATABASE": self.previous, "KEEP_PREVIOUS": str(self.keep_previous).lower()}
+        return env | more
+
+    def start(self, step: str, **more: str) -> Script:
+        """Start one step."""
+        return self.pods.start([*MORE_FILES.get(step, []), f"{step}.sh"], self.env(step, **more))
+
+    def step(self, step: str, **more: str) -> Outcome:
+        """Run one step."""
+        return self.pods.run([*MORE_FILES.get(step, []), f"{step}.sh"], self.env(step, **more))
+
+    def steps(self, *steps: str) -> None:
+        """Run steps that must succeed."""
+        for step in steps:
+            outcome = self.step(step)
+            assert outcome.code == 0, (outcome.report, outcome.log)
+
+    def run(self, **more: str) -> Outcome:
+        """Run all steps, up to the first that fails."""
+        for step in STEPS[self.mode]:
+            outcome = self.step(step, **more)
+            if outcome.code:
+                break
+        return outcome
+
+
+def back_up(pods: Pods, store: Path, source: TestDatabase, kind: str = "custom", name: str = "nightly") -> str:
+    """Dump a database; the location of the backup in the store."""
+    env = {
+        **source.env,
+        "FORMAT": kind,
+        "STORE_DIR": str(store),
+        "ARTIFACT_PATH": f"shop/{name}-{kind}",
+        "POD_UID": "pod-of-the-backup",
+        "BACKUP_SOURCE": json.dumps({"databaseName": source.name}),
+    }
+    location = pods.run("dump.sh", env).result["location"]
+    assert isinstance(location, str)
+    return location
+
+
+def contents(database: TestDatabase, *options: str) -> str:
+    """All that pg_dump sees in a database, as text to compare."""
+    command = [BIN / "pg_dump", "--no-owner", "--exclude-schema=postgres_operator", *options]
+    env = {**os.environ, **database.server.env(database.name)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return "\n".join(line for line in done.stdout.splitlines() if "restrict " not in line)

@@ -1,0 +1,275 @@
+"""Each template, through the operator's own renderer, with what the decisions put into it."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from script_runner import SCRIPTS
+
+from postgres_operator import names
+from postgres_operator.api.backup import Backup
+from postgres_operator.api.common import Resource
+from postgres_operator.api.database import Database
+from postgres_operator.api.restore import Restore
+from postgres_operator.decide.actions import Body, Claim, CreateJob
+from postgres_operator.render import Renderer
+
+NASTY = 'B\u00fccher: "x"\nkind: Evil\t{{ 7 * 7 }} {% raw %} $(POD_UID) \' \u00a0\\'
+SECRET = "shop-credentials"
+APP = (SECRET, "password")
+SUPERUSER = (SECRET, "superuser-password")
+
+
+def _values(**more: Any) -> dict[str, Any]:
+    """As job_values() of the decisions makes them."""
+    values = {
+        "image": "registry.example.com/postgres:17.6-alpine",
+        "resources": {"requests": {"cpu": "1", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+        "node_selector": {"disktype": "ssd"},
+        "tolerations": [{"key": "dedicated", "operator": "Exists", "tolerationSeconds": 5}],
+        "image_pull_secrets": [{"name": "registry"}],
+        "database": {
+            "host": "shop.apps.svc.cluster.local",
+            "port": 5432,
+            "name": NASTY,
+            "username": NASTY + "user",
+            "superuser": "postgres",
+            "secret_name": SECRET,
+        },
+        "active_deadline_seconds": 3600,
+        "ttl_seconds_after_finished": None,
+    }
+    return values | more
+
+
+RUN = {"claim_name": "backups", "artifact_path": "shop/nightly-1f0c"}
+RESTORE = {
+    **RUN,
+    "expected_sha256": "0" * 64,
+    "restore_uid": "0d6a",
+    "mode": "Fail",
+    "keep_previous": True,
+    "scratch_prefix": NASTY + "_restore",
+    "previous_database": NASTY + "_before",
+}
+JOBS = {
+    "backup": ("backup.yaml.j2", {**RUN, "format": "custom", "source": '{"databaseName": "B\\u00fccher \\"x\\""}'}),
+    "read-manifest": ("read-manifest.yaml.j2", RUN),
+    "verify": ("verify.yaml.j2", {"create_missing": False}),
+    "verify, first time": ("verify.yaml.j2", {"create_missing": True}),
+    "restore, Fail": ("restore.yaml.j2", RESTORE),
+    "restore, Clean": ("restore.yaml.j2", {**RESTORE, "mode": "Clean"}),
+    "restore, Replace": ("restore.yaml.j2", {**RESTORE, "mode": "Replace"}),
+}
+every_job = pytest.mark.parametrize("job", JOBS)
+
+
+def _owner() -> Resource:
+    return Backup.model_validate(
+        {"metadata": {"name": "nightly", "namespace": "apps", "uid": "u1"}, "spec": {"databaseRef": {"name": "shop"}}}
+    )
+
+
+def _render(job: str, **more: Any) -> Body:
+    template, values = JOBS[job]
+    action = CreateJob("backup-nightly-1", template, _values(**values, **more), claim=Claim("backups", ("ReadWriteOnce",)))
+    return Renderer(SCRIPTS, 999, 998).job(_owner(), action)
+
+
+def _pod(body: Body) -> Body:
+    return dict(body["spec"]["template"]["spec"])
+
+
+def _containers(body: Body) -> dict[str, Body]:
+    pod = _pod(body)
+    return {c["name"]: c for c in [*pod.get("initContainers", []), *pod["containers"]]}
+
+
+def _env(container: Body) -> dict[str, str]:
+    return {e["name"]: e["value"] for e in container["env"] if "value" in e}
+
+
+def _secrets(container: Body) -> dict[str, tuple[str, str]]:
+    refs = {e["name"]: e["valueFrom"].get("secretKeyRef") for e in container["env"] if "valueFrom" in e}
+    return {name: (ref["name"], ref["key"]) for name, ref in refs.items() if ref}
+
+
+@every_job
+@pytest.mark.parametrize("version", ["1.30", "1.34"])
+def test_it_is_a_valid_job(job: str, version: str) -> None:
+    kubernetes_validate.validate(_render(job), version, strict=True)
+
+
+@every_job
+def test_it_is_valid_without_anything_optional(job: str) -> None:
+    bare = _render(job, resources={}, node_selector={}, tolerations=[], image_pull_secrets=[])
+    kubernetes_validate.validate(bare, "1.34", strict=True)
+
+
+@every_job
+def test_the_job_runs_one_pod_once_and_not_for_ever(job: str) -> None:
+    spec, pod = _render(job)["spec"], _pod(_render(job))
+    assert (spec["backoffLimit"], spec["podReplacementPolicy"]) == (0, "Failed")
+    assert (spec["activeDeadlineSeconds"], pod["activeDeadlineSeconds"]) == (3600, 3600)
+    assert (pod["restartPolicy"], pod["terminationGracePeriodSeconds"]) == ("Never", 10)
+    assert "ttlSecondsAfterFinished" not in spec
+    assert _render(job, ttl_seconds_after_finished=60)["spec"]["ttlSecondsAfterFinished"] == 60
+    assert _render(job, ttl_seconds_after_finished=0)["spec"]["ttlSecondsAfterFinished"] == 0
+
+
+@every_job
+def test_pod_settings_get_into_the_pod(job: str) -> None:
+    values, pod = _values(), _pod(_render(job))
+    assert pod["nodeSelector"] == values["node_selector"]
+    assert pod["tolerations"] == values["tolerations"]
+    assert pod["imagePullSecrets"] == values["image_pull_secrets"]
+    for container in _containers(_render(job)).values():
+        assert container["image"] == values["image"]
+        assert container["resources"] == values["resources"]
+
+
+@every_job
+def test_values_get_into_the_environment_as_they_are(job: str) -> None:
+    seen = {k: v for c in _containers(_render(job)).values() for k, v in _env(c).items()}
+    values = _values()
+    if job != "read-manifest":
+        assert seen["PGHOST"] == "shop.apps.svc.cluster.local"
+        assert seen["PGPORT"] == "5432"
+    if job == "backup":
+        assert seen["BACKUP_SOURCE"] == JOBS["backup"][1]["source"]
+    if not job.startswith("verify"):
+        assert (seen["STORE_DIR"], seen["ARTIFACT_PATH"]) == ("/backups", RUN["artifact_path"])
+    if job == "restore, Replace":
+        assert seen["TARGET_DATABASE"] == values["database"]["name"]
+        assert seen["TARGET_OWNER"] == values["database"]["username"]
+        assert (seen["SCRATCH_PREFIX"], seen["PREVIOUS_DATABASE"]) == (NASTY + "_restore", NASTY + "_before")
+        assert seen["KEEP_PREVIOUS"] == "true"
+    elif job != "read-manifest":
+        assert (seen["PGDATABASE"], seen["PGUSER"]) == (NASTY, NASTY + "user")
+
+
+@every_job
+def test_scripts_are_there_word_for_word_and_get_what_they_need(job: str) -> None:
+    library = (SCRIPTS / "lib.sh").read_text()
+    for name, container in _containers(_render(job)).items():
+        bash, option, text = container["command"]
+        assert (bash, option) == ("bash", "-c")
+        script = (SCRIPTS / f"{name}.sh").read_text()
+        assert text == library + script
+        assert "args" not in container
+        given = {e["name"] for e in container["env"]}
+        required = set(_required(script))
+        if name == "verify" and "SUPERUSER" not in given:
+            required -= {"SUPERUSER", "SUPERUSER_PASSWORD"}
+        assert required <= given
+
+
+def _required(script: str) -> Iterator[str]:
+    """Variables in capitals that a script reads without setting them or having a default."""
+    ours = set(re.findall(r"\b([A-Z][A-Z_0-9]+)\+?=", script)) | {"SECONDS", "RANDOM", "BASH_REMATCH", "UNDISTURBED"}
+    for name in re.findall(r"\$\{?([A-Z][A-Z_0-9]+)(?![A-Z_0-9]|:?-)", script):
+        if name not in ours:
+            yield name
+
+
+# --- who has which password
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        ("backup", {"dump": {"PGPASSWORD": APP}}),
+        ("read-manifest", {"read-manifest": {}}),
+        ("verify", {"verify": {"PGPASSWORD": APP}}),
+        ("verify, first time", {"verify": {"PGPASSWORD": APP, "SUPERUSER_PASSWORD": SUPERUSER}}),
+        ("restore, Fail", {"restore-check": {}, "restore-load": {"PGPASSWORD": APP}}),
+        ("restore, Clean", {"restore-check": {}, "restore-load": {"PGPASSWORD": APP}}),
+        (
+            "restore, Replace",
+            {
+                "restore-check": {},
+                "restore-prepare": {"PGPASSWORD": SUPERUSER},
+                "restore-load": {"PGPASSWORD": APP},
+                "restore-swap": {"PGPASSWORD": SUPERUSER},
+            },
+        ),
+    ],
+)
+def test_containers_run_in_this_order_with_these_credentials(job: str, expected: dict[str, Any]) -> None:
+    body = _render(job)
+    containers = _containers(body)
+    assert list(containers) == list(expected)
+    assert {name: _secrets(c) for name, c in containers.items()} == expected
+    assert len(_pod(body)["containers"]) == 1  # the last one is the one whose report counts
+    assert not any("envFrom" in c for c in containers.values())
+    assert all(set(volume) & {"persistentVolumeClaim", "emptyDir"} for volume in _pod(body)["volumes"])
+
+
+@every_job
+def test_a_login_belongs_to_its_password(job: str) -> None:
+    for container in _containers(_render(job)).values():
+        key = _secrets(container).get("PGPASSWORD")
+        if key:
+            user, database = ("postgres", "postgres") if key == SUPERUSER else (NASTY + "user", NASTY)
+            assert (_env(container)["PGUSER"], _env(container)["PGDATABASE"]) == (user, database)
+        else:
+            assert not any(name.startswith("PG") for name in _env(container))
+
+
+# --- volumes
+
+
+@every_job
+def test_only_a_dump_may_write_to_the_backup_volume(job: str) -> None:
+    for name, container in _containers(_render(job)).items():
+        mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
+        if name == "verify":
+            assert "/backups" not in mounts
+        else:
+            assert mounts["/backups"].get("readOnly", False) is (name != "dump")
+        assert "readOnly" not in mounts["/tmp"]
+
+
+@every_job
+def test_what_is_mounted_is_there_and_nothing_else(job: str) -> None:
+    body = _render(job)
+    volumes = {v["name"]: v for v in _pod(body)["volumes"]}
+    mounted = {m["name"] for c in _containers(body).values() for m in c["volumeMounts"]}
+    assert mounted == set(volumes)
+    if "backups" in volumes:
+        assert volumes["backups"]["persistentVolumeClaim"] == {"claimName": "backups"}
+
+
+def test_what_executes_a_dump_can_leave_nothing_to_the_superuser_s_steps() -> None:
+    containers = _containers(_render("restore, Replace"))
+    writable = {
+        name: {m["name"] for m in c["volumeMounts"] if not m.get("readOnly")} for name, c in containers.items()
+    }
+    used = {name: {m["name"] for m in c["volumeMounts"]} for name, c in containers.items()}
+    assert not writable["restore-load"] & (used["restore-prepare"] | used["restore-swap"])
+    assert writable["restore-prepare"] & used["restore-load"] == {"work"}  # the scratch database's name
+
+
+# --- what the decisions really pass
+
+
+def test_the_decisions_give_every_value() -> None:
+    """Names of variables are spelled in two places; StrictUndefined says when they differ."""
+    from postgres_operator.decide.run import job_values  # noqa: PLC0415 - the only test that needs it
+
+    meta = {"name": "shop", "namespace": "apps", "uid": "u1"}
+    database = Database.model_validate(
+        {"metadata": meta, "spec": {"databaseName": "shop", "username": "shop", "storage": {"size": "1Gi"}}}
+    )
+    restore = Restore.model_validate(
+        {"metadata": meta, "spec": {"databaseRef": {"name": "shop"}, "backupRef": {"name": "nightly"}}}
+    )
+    common = set(job_values(restore.spec, database, "backups", "shop/x")) | {"ttl_seconds_after_finished"}
+    for _, values in JOBS.values():
+        assert set(_values()) | set(RUN) == common
+        assert set(_values(**values)) >= set(_values())
+    assert datetime.now(UTC)  # noqa
+    assert names.SUPERUSER == "postgres"
