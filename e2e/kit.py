@@ -185,7 +185,7 @@ CREATE FUNCTION pg_temp.sums() RETURNS TABLE (what text, n bigint, sum numeric) 
 DECLARE t record;
 BEGIN
   FOR t IN SELECT c.oid::regclass AS name FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
-           WHERE c.relkind IN ('r', 'm') AND s.nspname !~ '^pg_|^information_schema$|^postgres_operator$' ORDER BY 1 LOOP
+           WHERE c.relkind IN ('r', 'm') AND s.nspname !~ '^pg_|^information_schema$|^postgres_operator$' ORDER BY c.oid::regclass::text LOOP
     RETURN QUERY EXECUTE format(
       'SELECT %L::text, count(*), coalesce(sum((''x'' || left(md5(r::text), 15))::bit(60)::bigint::numeric), 0) FROM %s r',
       t.name, t.name);

@@ -39,9 +39,12 @@ def cached(name: str, inputs: Sequence[Path | str], build: Callable[[Path], None
         with locked(cache_dir() / f".{name}.lock"):
             if not target.exists():
                 temporary = target.with_name(f".{target.name}.tmp")
-                with step(f"building {name}"):
-                    build(temporary)
-                temporary.rename(target)
+                try:
+                    with step(f"building {name}"):
+                        build(temporary)
+                    temporary.rename(target)
+                finally:
+                    temporary.unlink(missing_ok=True)
                 _forget_old(name, suffix)
     os.utime(target)  # used now: others are thrown away first
     return target

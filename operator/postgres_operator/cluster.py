@@ -149,13 +149,18 @@ class Cluster:
         url = self._configuration.host + path
         try:
             response = await self._client.call_api(method, url, headers, body, _request_timeout=_TIMEOUT_SECONDS)
-            answer = json.loads(await response.read())
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            text = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(f"{method} {path}: {type(error).__name__}: {error}") from error
+        try:
+            answer: Body = json.loads(text)
+        except ValueError:  # plain text: "404 page not found" of a kind that is not served, a proxy on the way
+            answer = {"message": text.decode(errors="replace")[:500]}
+            if response.status < 400:
+                raise ApiError(f"{method} {path}: the answer is no JSON: {answer['message']}") from None
         if response.status >= 400:
             raise _error(method, path, response.status, answer)
-        result: Body = answer
-        return result
+        return answer
 
 
 def _path(kind: str, namespace: str, name: str = "") -> str:

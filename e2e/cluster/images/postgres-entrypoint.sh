@@ -24,8 +24,8 @@ sql() { psql -v ON_ERROR_STOP=1 --no-psqlrc --no-password --username "$POSTGRES_
 run_init_files() {
     local file
     for file in /docker-entrypoint-initdb.d/*; do
+        # shellcheck disable=SC1090 # sourced by contract, unless executable
         case $file in
-            # shellcheck disable=SC1090 # sourced by contract, unless executable
             *.sh) if [ -x "$file" ]; then "$file"; else . "$file"; fi ;;
             *.sql) sql --dbname "$POSTGRES_DB" --file "$file" ;;
             *.sql.gz) gunzip -c "$file" | sql --dbname "$POSTGRES_DB" ;;

@@ -75,9 +75,8 @@ def decide(database: Database, facts: DatabaseFacts) -> Action:
     uid = facts.server["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
     wanted = server.stateful_set(database, uid)
     if _applied(wanted) != _applied(facts.server):
-        wanted["metadata"]["resourceVersion"] = facts.server["metadata"]["resourceVersion"]
         updating = Problem("Updating", "The server is being updated.")
-        return UpdateServer(wanted, _status(database, facts, "Updating", updating))
+        return UpdateServer(server.updated(facts.server, wanted), _status(database, facts, "Updating", updating))
     if waiting := _not_ready(database, facts):
         return waiting
     return _verify(database, facts)

@@ -129,6 +129,14 @@ def stateful_set(database: Database, uid: int) -> Body:
     return body
 
 
+def updated(live: Body, wanted: Body) -> Body:
+    """What to put in the place of a StatefulSet that is there: fields that cannot change stay as they were made."""
+    fixed = ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates")
+    kept = {field: live["spec"][field] for field in fixed if field in live["spec"]}
+    metadata = {**wanted["metadata"], "resourceVersion": live["metadata"]["resourceVersion"]}
+    return {**wanted, "metadata": metadata, "spec": {**wanted["spec"], **kept}}
+
+
 def _pod(database: Database, uid: int) -> dict[str, Any]:
     spec = database.spec
     pod: dict[str, Any] = {

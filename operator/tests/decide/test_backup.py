@@ -324,7 +324,7 @@ def test_a_job_that_completes_while_it_is_being_stopped_is_complete():
 
 
 def test_nothing_that_may_still_run_is_called_failed():
-    """Rule 9: whatever else is known, `Failed` is written only when the Job failed by itself or nothing of it is left."""
+    """Rule 9: whatever else is known, `Failed` is written only when the Job failed itself or nothing of it is left."""
     intents = [None, {"reason": "JobLost", "message": "m"}]
     for intent in intents:
         body = running_backup(**({"error": intent} if intent else {}))

@@ -218,3 +218,27 @@ def test_the_fingerprint_covers_everything_and_is_stable():
 
 def test_the_fingerprint_does_not_depend_on_the_order_of_keys():
     assert server.fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == server.fingerprint({"b": {"d": 3, "c": 2}, "a": 1})
+
+
+# --- updates
+
+
+def test_an_update_keeps_what_cannot_change_and_replaces_the_rest():
+    """A StatefulSet of an operator of another version, say."""
+    live = server.stateful_set(db(FULL), 999)
+    live["metadata"] |= {"resourceVersion": "77", "uid": "u"}
+    live["spec"] |= {
+        "podManagementPolicy": "OrderedReady",
+        "serviceName": "old",
+        "selector": {"matchLabels": {"a": "b"}},
+    }
+    live["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"] = "old"
+    wanted = server.stateful_set(db(), 999)
+    made = server.updated(live, wanted)
+    for field in ("podManagementPolicy", "serviceName", "selector", "volumeClaimTemplates"):
+        assert made["spec"][field] == live["spec"][field] != wanted["spec"][field]
+    assert made["metadata"] == {**wanted["metadata"], "resourceVersion": "77"}
+    assert made["spec"]["template"] == wanted["spec"]["template"]
+    assert "nodeSelector" not in made["spec"]["template"]["spec"]
+    assert made["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Retain"
+    kubernetes_validate.validate(made, KUBERNETES, strict=True)

@@ -71,9 +71,7 @@ def server(base: Path) -> Iterator[Server]:
     with (data / "postgresql.auto.conf").open("a") as configuration:
         configuration.write(f"{_CONFIGURATION}\nport = {port}\n")
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [BIN / "postgres", "-D", data], stdout=log, stderr=log, cwd="/", **UNPRIVILEGED
-        )
+        process = subprocess.Popen([BIN / "postgres", "-D", data], stdout=log, stderr=log, cwd="/", **UNPRIVILEGED)
     running = Server(directory, port)
     try:
         until(lambda: "ready to accept connections" in running.log or process.poll() is not None, 60)
@@ -116,6 +114,6 @@ def store(place: Path) -> Path:
 
 @pytest.fixture
 def database(server: Server) -> Iterator[Callable[..., TestDatabase]]:
-    """database(name="app", options="", owner=name): a new database; it, its owner and what becomes of it go at the end."""
+    """database(name="app", options="", owner=name): a new database; it goes at the end."""
     with new_databases(server) as create:
         yield create

@@ -1,5 +1,6 @@
 """Backups and restores for the tests of the restore-*.sh: what the operator and the kubelet do around the scripts."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ STEPS = {
     "Clean": ["restore-check", "restore-load"],
     "Replace": ["restore-check", "restore-prepare", "restore-load", "restore-swap"],
 }
+FILES = {"custom": "dump.pgdump", "plain": "dump.sql"}
 MORE_FILES = {"restore-load": ["restore-target.sh"]}
 
 
@@ -106,6 +108,28 @@ def back_up(pods: Pods, store: Path, source: TestDatabase, kind: str = "custom",
     location = pods.run("dump.sh", env).result["location"]
     assert isinstance(location, str)
     return location
+
+
+def forge(store: Path, content: bytes, kind: str = "plain", name: str = "forged") -> str:
+    """A backup with this content and a manifest that fits; its location in the store."""
+    file = FILES[kind]
+    directory = store / "shop" / name
+    directory.mkdir(parents=True)
+    (directory / file).write_bytes(content)
+    manifest = {
+        "schema": 1,
+        "location": f"shop/{name}",
+        "file": file,
+        "format": kind,
+        "sizeBytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "serverVersion": "15.20",
+        "toolVersion": "15.20",
+        "backupTime": "2024-02-29T00:00:00Z",
+        "source": {},
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest) + "\n")
+    return f"shop/{name}"
 
 
 def contents(database: TestDatabase, *options: str) -> str:

@@ -21,9 +21,7 @@ SCRIPTS = Path(__file__).parents[3] / "job_templates"
 SECRET = "geheim"
 SUPERUSER_PASSWORD = f"{SECRET}-super'user\"$HOME\\"
 APP_PASSWORD = f"{SECRET}-äpp'l\"ication$(id)\\"
-UNPRIVILEGED: dict[str, Any] = (
-    {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
-)
+UNPRIVILEGED: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
@@ -130,7 +128,7 @@ class TestDatabase:
 
 @contextmanager
 def new_databases(server: Server) -> Iterator[Callable[..., TestDatabase]]:
-    """Yields create(name="app", options="", owner=name); all databases and roles that are new at the end are dropped."""
+    """Yields create(name="app", options="", owner=name); new databases and roles are dropped at the end."""
     databases, roles = server.databases(), server.roles()
 
     def create(name: str = "app", options: str = "", owner: str | None = None) -> TestDatabase:
@@ -141,7 +139,9 @@ def new_databases(server: Server) -> Iterator[Callable[..., TestDatabase]]:
 
     yield create
     for name in server.databases() - databases:
-        prepared = f"SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE database = {literal(name)}"
+        prepared = (
+            "SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE database = current_database()"
+        )
         server.sql(f"{prepared} \\gexec", name)
         server.sql(f"DROP DATABASE {identifier(name)} (FORCE)")
     for name in server.roles() - roles:
@@ -222,9 +222,7 @@ class Script:
 
     def child(self, program: str) -> int:
         """Process id of the first descendant that runs this program, waited for."""
-        return int(
-            until(lambda: next((p for p, c in self.descendants().items() if _program(c) == program), None))
-        )
+        return int(until(lambda: next((p for p, c in self.descendants().items() if _program(c) == program), None)))
 
     def wait(self, seconds: float = 60) -> Outcome:
         """Its outcome, checked for what no outcome may contain."""

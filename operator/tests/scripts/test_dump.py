@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from script_runner import BIN, Outcome, Pods, Server, TestDatabase, new_databases, until
+from script_runner import BIN, Outcome, Pods, Server, TestDatabase, hand_over, new_databases, until
 
 from postgres_operator.api.backup import Manifest
 
@@ -28,9 +28,9 @@ LOCKED = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE %ACCESS 
 def shop(server: Server) -> Iterator[TestDatabase]:
     """A database with some rows, a large object and the operator's own schema; the tests only read it."""
     with new_databases(server) as create:
-        db = create('Kä"ufe\'s $x')
+        db = create("Kä\"ufe's $x")
         db.app_sql(
-            "CREATE TABLE orders AS SELECT g AS id, 'row-data-' || md5(g::text) AS note FROM generate_series(1, 2000) g;"
+            "CREATE TABLE orders AS SELECT g AS id, 'row-data-' || md5(g::text) AS t FROM generate_series(1, 2000) g;"
             "SELECT lo_from_bytea(0, 'large');"
             "CREATE SCHEMA postgres_operator; CREATE TABLE postgres_operator.restores (restore_uid uuid)"
         )
@@ -95,7 +95,7 @@ def test_a_dump_is_what_its_manifest_says(pods: Pods, shop: TestDatabase, store:
 
 @pytest.mark.parametrize("kind", ["custom", "plain"])
 def test_a_dump_has_everything_but_our_own_schema(pods: Pods, shop: TestDatabase, store: Path, kind: str) -> None:
-    pods.run("dump.sh", _env(shop, store, FORMAT=kind)).result  # noqa: B018 - it checks
+    assert pods.run("dump.sh", _env(shop, store, FORMAT=kind)).result
     file = store / PATH / FILES[kind]
     script = [BIN / "pg_restore", "-f", "-", file] if kind == "custom" else ["cat", file]
     text = subprocess.check_output(script, text=True)
@@ -105,7 +105,7 @@ def test_a_dump_has_everything_but_our_own_schema(pods: Pods, shop: TestDatabase
 
 
 def test_group_may_use_the_files_and_others_may_not(pods: Pods, shop: TestDatabase, store: Path) -> None:
-    pods.run("dump.sh", _env(shop, store)).result  # noqa: B018 - it checks
+    assert pods.run("dump.sh", _env(shop, store)).result
     modes = {p.name: oct(p.stat().st_mode & 0o777) for p in (store / "shop").rglob("*")}
     assert modes == {"nightly-1f0c": "0o770", "dump.pgdump": "0o660", "manifest.json": "0o660"}
 
@@ -113,7 +113,7 @@ def test_group_may_use_the_files_and_others_may_not(pods: Pods, shop: TestDataba
 def test_a_dump_is_in_the_encoding_of_its_database(pods: Pods, database: NewDatabase, store: Path) -> None:
     db = database(options="TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
     db.app_sql("SET client_encoding = 'UTF8'; CREATE TABLE t AS SELECT 'Größe'::text")
-    pods.run("dump.sh", _env(db, store, FORMAT="plain")).result  # noqa: B018 - it checks
+    assert pods.run("dump.sh", _env(db, store, FORMAT="plain")).result
     dump = (store / PATH / "dump.sql").read_bytes()
     assert b"client_encoding = 'LATIN1'" in dump
     assert "Größe".encode("latin-1") in dump
@@ -125,7 +125,7 @@ def test_what_is_promoted_is_on_disk(pods: Pods, shop: TestDatabase, store: Path
     calls.chmod(0o666)
     for program in ("sync", "sha256sum", "cp", "mv"):
         pods.shim(program, f'echo "{program} $*" >>{calls}; exec "$REAL" "$@"')
-    pods.run("dump.sh", _env(shop, store)).result  # noqa: B018 - it checks
+    assert pods.run("dump.sh", _env(shop, store)).result
     partial = f"{store}/shop/.nightly-1f0c.pod-1.partial"
     done = [line for line in calls.read_text().splitlines() if not line.startswith("cp ")]
     assert done == [
@@ -149,7 +149,7 @@ def test_a_second_pod_reports_what_the_first_one_made(pods: Pods, shop: TestData
 
 
 def test_a_second_pod_does_not_trust_what_is_broken(pods: Pods, shop: TestDatabase, store: Path) -> None:
-    pods.run("dump.sh", _env(shop, store)).result  # noqa: B018 - it checks
+    assert pods.run("dump.sh", _env(shop, store)).result
     with (store / PATH / "dump.pgdump").open("r+b") as file:
         file.truncate(100)
     assert pods.run("dump.sh", _env(shop, store, POD_UID="pod-2")).reason == "ChecksumMismatch"
@@ -159,7 +159,7 @@ def test_a_second_pod_does_not_trust_what_is_broken(pods: Pods, shop: TestDataba
 def test_a_directory_that_is_no_backup_is_left_alone(pods: Pods, shop: TestDatabase, store: Path) -> None:
     (store / PATH).mkdir(parents=True)
     (store / PATH / "notes.txt").write_text("mine")
-    os.chmod(store / "shop", 0o777)
+    hand_over(store / "shop")
     outcome = pods.run("dump.sh", _env(shop, store))
     assert outcome.reason == "ArtifactMissing"
     assert _content(store) == [f"{PATH}/notes.txt"]
@@ -179,9 +179,7 @@ def test_of_two_pods_at_once_one_wins_and_both_report_it(
     assert sum("Another pod" in script.log for script in both) == 1
 
 
-def test_something_else_under_the_final_name_stays(
-    pods: Pods, shop: TestDatabase, store: Path, place: Path
-) -> None:
+def test_something_else_under_the_final_name_stays(pods: Pods, shop: TestDatabase, store: Path) -> None:
     pods.shim("mv", f'mkdir {store}/{PATH}; touch {store}/{PATH}/other; exec "$REAL" "$@"')
     assert pods.run("dump.sh", _env(shop, store)).reason == "ArtifactMissing"
     assert _content(store) == [f"{PATH}/other"]
@@ -193,8 +191,7 @@ def test_something_else_under_the_final_name_stays(
 
 def test_only_old_leftovers_of_the_same_backup_go(pods: Pods, shop: TestDatabase, store: Path) -> None:
     parent = store / "shop"
-    parent.mkdir()
-    os.chmod(parent, 0o777)
+    hand_over(parent)
     old = time.time() - 2 * 86400
     for name, directory_time, file_time in (
         (".nightly-1f0c.old.partial", old, old),
@@ -203,12 +200,11 @@ def test_only_old_leftovers_of_the_same_backup_go(pods: Pods, shop: TestDatabase
         (".other-1f0c.old.partial", old, old),
         ("nightly-1f0c.old.partial", old, old),
     ):
-        (parent / name).mkdir()
+        hand_over(parent / name)
         (parent / name / "dump.pgdump").write_text("x")
-        os.chmod(parent / name, 0o777)
         os.utime(parent / name / "dump.pgdump", (file_time, file_time))
         os.utime(parent / name, (directory_time, directory_time))
-    pods.run("dump.sh", _env(shop, store)).result  # noqa: B018 - it checks
+    assert pods.run("dump.sh", _env(shop, store)).result
     assert _directories(store) == {
         ".nightly-1f0c.young.partial",
         ".nightly-1f0c.writing.partial",
@@ -224,10 +220,10 @@ STEPS = {"pg_dump": "exit 0", "sync": "", "pg_restore": "", "sha256sum": "", "cp
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_sigterm_leaves_nothing(pods: Pods, shop: TestDatabase, store: Path, place: Path, step: str) -> None:
+def test_sigterm_leaves_nothing(pods: Pods, shop: TestDatabase, store: Path, step: str) -> None:
     _block(pods, store, step)
     script = pods.start("dump.sh", _env(shop, store))
-    until(lambda: (store / "blocked").exists())
+    until((store / "blocked").exists)
     script.terminate()
     outcome = script.wait(8)  # the kubelet waits for 10 s
     assert outcome.code != 0
@@ -243,13 +239,13 @@ def test_after_sigkill_there_is_no_backup_and_another_pod_makes_it(
 ) -> None:
     _block(pods, store, step)
     script = pods.start("dump.sh", _env(shop, store))
-    until(lambda: (store / "blocked").exists())
+    until((store / "blocked").exists)
     script.kill()
     assert script.wait().report == {}
     assert _read(pods, store).reason == "ArtifactMissing"
     assert _directories(store) == {".nightly-1f0c.pod-1.partial"}
     pods.shim(step, 'exec "$REAL" "$@"')
-    pods.run("dump.sh", _env(shop, store, POD_UID="pod-2")).result  # noqa: B018 - it checks
+    assert pods.run("dump.sh", _env(shop, store, POD_UID="pod-2")).result
     assert _directories(store) == {".nightly-1f0c.pod-1.partial", "nightly-1f0c"}
 
 
@@ -357,8 +353,7 @@ def test_no_room_on_the_server_is_not_the_volume_s_fault(pods: Pods, shop: TestD
 
 
 def test_a_volume_that_cannot_be_written(pods: Pods, shop: TestDatabase, store: Path) -> None:
-    os.chown(store, 0, 0)
-    os.chmod(store, 0o555)
+    store.chmod(0o555)
     reason, message = _fails(pods, shop, store)
     assert reason == "DumpFailed"
     assert "Permission denied" in message
@@ -476,11 +471,20 @@ def test_a_manifest_whose_file_is_gone_or_another(pods: Pods, store: Path, backu
 
 @pytest.mark.parametrize(
     "path",
-    ["shop/missing", "", "shop", "../backups/" + PATH, "shop/../" + PATH, "/" + PATH, PATH + "/", "link", "-P", "link/x"],
+    [
+        "shop/missing",
+        "",
+        "shop",
+        "../backups/" + PATH,
+        "shop/../" + PATH,
+        "/" + PATH,
+        PATH + "/",
+        "link",
+        "-P",
+        "link/x",
+    ],
 )
-def test_paths_that_are_no_backup_of_this_store(
-    pods: Pods, store: Path, place: Path, backup: Path, path: str
-) -> None:
+def test_paths_that_are_no_backup_of_this_store(pods: Pods, store: Path, place: Path, backup: Path, path: str) -> None:
     (backup / "manifest.json").write_text(json.dumps(MANIFEST) + "\n")
     (place / "outside" / "x").mkdir(parents=True)
     (store / "link").symlink_to(backup if path == "link" else place / "outside")

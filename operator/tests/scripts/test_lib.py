@@ -66,7 +66,7 @@ def test_an_internal_error_names_the_command_but_not_its_values(pods: Pods) -> N
 # --- signals
 
 
-def test_sigterm_ends_children_and_cleans_up_at_once(pods: Pods, place: Path) -> None:
+def test_sigterm_ends_children_and_cleans_up_at_once(pods: Pods) -> None:
     text = 'cleanup() { log "children: $(jobs -p)"; }\nrun sleep 1000\nlog "not reached"'
     script = pods.start([], {}, text)
     script.child("sleep")
@@ -91,7 +91,7 @@ def test_run_passes_standard_input_and_exit_codes(pods: Pods) -> None:
 
 
 def test_connect_tells_the_server_version(pods: Pods, database: NewDatabase) -> None:
-    db = database("Käufe & \"Co\"'s")
+    db = database('Käufe & "Co"\'s')
     outcome = pods.run([], db.env, 'connect 5; report "{\\"v\\": \\"$server_version\\"}"')
     assert outcome.result["v"] == db.sql("SHOW server_version").split(" ", maxsplit=1)[0]
 

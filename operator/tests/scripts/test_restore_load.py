@@ -1,42 +1,268 @@
-"""restore-load.sh, in the target itself: modes Fail and Clean."""
+"""restore-load.sh in the target itself: modes Fail and Clean."""
 
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from restoring import NewDatabase, Restore, back_up, contents
-from script_runner import Pods
+from restoring import NewDatabase, Restore, back_up, contents, forge
+from script_runner import Pods, Script, Server, TestDatabase, hand_over, identifier, new_databases, until
 
-
-RICH = '''
-CREATE TABLE item (id serial PRIMARY KEY, note text, "wei""rd Größe" int UNIQUE);
-INSERT INTO item (note) VALUES ('x'), (E'COMMIT;\\nBEGIN;'), ('COMMIT;'), (E'\\\\.');
-CREATE TABLE line (t text); INSERT INTO line VALUES ('COMMIT;'), ('BEGIN;'), ('-- Data for Name: BLOBS; Type: BLOBS; Schema: -; Owner: -'), ('COMMIT;');
+KINDS = ("custom", "plain")
+# Some of each: weird names, what looks like the statements that the filter looks for, every common kind of object.
+RICH = r'''
+CREATE EXTENSION hstore;
+CREATE TABLE item (id serial PRIMARY KEY, note text, "wei""rd Größe" int UNIQUE, h hstore);
+INSERT INTO item (note) VALUES ('row-data'), (E'COMMIT;\nBEGIN;'), (E'\\.'), ('äöü €');
+CREATE TABLE line (t text);
+INSERT INTO line VALUES ('-- Data for Name: BLOBS; Type: BLOBS; Schema: -; Owner: -'), ('BEGIN;'), ('COMMIT;'),
+    ('-- Name: EXTENSION hstore; Type: COMMENT; Schema: -; Owner: -'), ('COMMENT ON EXTENSION hstore IS '';');
 CREATE SCHEMA "Übel ""x""";
-CREATE TABLE "Übel ""x"""."a b" (id int REFERENCES item);
-CREATE TYPE mood AS ENUM ('ok', 'bad'); CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+CREATE TABLE "Übel ""x"""."a b" (id int REFERENCES item DEFERRABLE INITIALLY DEFERRED);
+CREATE TYPE mood AS ENUM ('ok', 'bad');
+CREATE TYPE pair AS (a int, b mood);
+CREATE DOMAIN positive AS int CHECK (VALUE > 0);
 CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT $1 * 2';
 CREATE PROCEDURE later() LANGUAGE plpgsql AS $$
 BEGIN
 COMMIT;
 END $$;
 CREATE AGGREGATE total(int) (sfunc = int4pl, stype = int);
-CREATE VIEW v AS SELECT twice(id) FROM item; CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM item;
+CREATE VIEW v AS SELECT public.twice(id) FROM public.item;
+CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM public.item;
 CREATE OPERATOR public.=== (leftarg = int, rightarg = int, function = int4pl);
 CREATE COLLATION german FROM "C";
 CREATE STATISTICS st ON id, note FROM item;
 CREATE TEXT SEARCH CONFIGURATION ts (COPY = simple);
 CREATE SEQUENCE lonely;
-CREATE TABLE part (d int) PARTITION BY RANGE (d); CREATE TABLE part1 PARTITION OF part FOR VALUES FROM (0) TO (9);
+CREATE TABLE part (d int) PARTITION BY RANGE (d);
+CREATE TABLE part1 PARTITION OF part FOR VALUES FROM (0) TO (9);
 INSERT INTO part VALUES (3);
-SELECT lo_from_bytea(7, 'large'), lo_from_bytea(0, 'object');
+CREATE CAST (pair AS text) WITH INOUT;
+SELECT lo_from_bytea(7, 'large'), lo_from_bytea(70000, 'object');
+COMMENT ON LARGE OBJECT 7 IS 'lucky';
 '''
 
 
-@pytest.mark.parametrize("kind", ["custom", "plain"])
-def test_into_an_empty_database(pods: Pods, database: NewDatabase, store: Path, kind: str) -> None:
-    source, target = database("source"), database('Ziel "ä" b\'c')
-    source.app_sql(RICH)
-    restore = Restore(pods, store, target, back_up(pods, store, source, kind))
-    outcome = restore.run()
-    assert outcome.result["alreadyRestored"] is False
-    assert contents(target) == contents(source)
+@pytest.fixture(scope="module")
+def backups(server: Server, base: Path, spies: Path) -> Iterator[tuple[Path, str]]:
+    """A store with backups shop/rich-custom and -plain of one database, and what that contains."""
+    store, pods = hand_over(base / "load"), Pods(hand_over(base / "load-pods"), spies)
+    with new_databases(server) as create:
+        source = create("source")
+        source.app_sql(RICH)
+        for kind in KINDS:
+            back_up(pods, store, source, kind, "rich")
+        content = contents(source)
+    yield store, content
+
+
+@pytest.fixture
+def backed_up(backups: tuple[Path, str]) -> str:
+    """What the backups contain."""
+    return backups[1]
+
+
+@pytest.fixture
+def restore(pods: Pods, backups: tuple[Path, str], database: NewDatabase) -> Restore:
+    """A Restore into an empty database."""
+    return Restore(pods, backups[0], database('Ziel "ä" b\'c'), "shop/rich-custom")
+
+
+@pytest.fixture
+def held(pods: Pods) -> Callable[[], None]:
+    """Makes pg_restore wait after it wrote all; to be called to let it go on."""
+    go = pods.directory / "go"
+    pods.shim("pg_restore", f'"$REAL" "$@"; until [[ -e "{go}" ]]; do sleep 0.02; done')
+    return go.touch
+
+
+SESSION = "SELECT pid FROM pg_stat_activity WHERE application_name = 'postgres-operator' AND "
+LOADING = SESSION + "query LIKE 'COMMENT ON LARGE OBJECT%' AND state = 'idle in transaction'"  # all of it was loaded
+WAITING = SESSION + "wait_event_type = 'Lock'"
+
+
+def _pid(restore: Restore, sessions: str) -> int:
+    return int(until(lambda: restore.target.sql(sessions)))
+
+
+def _is_empty(target: TestDatabase) -> bool:
+    """Whether a failed restore left nothing, not even our schema."""
+    until(lambda: not target.server.sql(f"SELECT pid FROM pg_stat_activity WHERE application_name = 'postgres-operator'"))
+    objects = target.sql("SELECT count(*) FROM pg_class WHERE oid >= 16384")
+    return (objects, target.sql("SELECT count(*) FROM pg_largeobject_metadata")) == ("0", "0") and not target.sql(
+        "SELECT nspname FROM pg_namespace WHERE nspname = 'postgres_operator'"
+    )
+
+
+# --- into an empty database
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_comes_back(restore: Restore, backed_up: str, kind: str) -> None:
+    restore.artifact = f"shop/rich-{kind}"
+    assert restore.run().result == {
+        "location": restore.artifact,
+        "serverVersion": "15.20",
+        "toolVersion": "15.20",
+        "alreadyRestored": False,
+    }
+    assert contents(restore.target) == backed_up
+    marker = restore.target.app_sql("SELECT restore_uid, location, finished_at > now() - interval '1 min' FROM postgres_operator.restores")
+    assert marker == f"{restore.uid}|{restore.artifact}|t"
+    owners = restore.target.sql("SELECT DISTINCT relowner::regrole FROM pg_class WHERE oid >= 16384 AND relname !~ 'toast|hstore'")
+    assert owners == identifier(restore.target.owner)
+
+
+@pytest.mark.parametrize("mode", ["Fail", "Clean"])
+def test_a_second_run_finds_the_marker_and_stops(restore: Restore, mode: str) -> None:
+    restore.mode = mode
+    assert restore.step("restore-load").result["alreadyRestored"] is False
+    restore.target.app_sql("INSERT INTO line VALUES ('written since')")
+    assert restore.twin().step("restore-load").result["alreadyRestored"] is True
+    assert "written since" in restore.target.app_sql("SELECT t FROM line")
+
+
+def test_another_restore_is_refused_then(restore: Restore) -> None:
+    restore.step("restore-load").result  # noqa: B018 - asserts success
+    restore.uid = "00000000-0000-4000-8000-000000000000"
+    assert restore.step("restore-load").reason == "TargetNotEmpty"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "default_transaction_read_only = on",
+        "statement_timeout = 1",
+        "lock_timeout = 1",
+        "idle_in_transaction_session_timeout = 1",
+        "default_transaction_isolation = serializable",
+        "search_path = \"Ü x\", information_schema, pg_temp",
+        "standard_conforming_strings = off",
+        "client_encoding = latin1",
+        "lo_compat_privileges = on",
+    ],
+)
+@pytest.mark.parametrize("whose", ["DATABASE", "ROLE"])
+def test_settings_of_the_target_do_not_disturb(restore: Restore, backed_up: str, settings: str, whose: str) -> None:
+    name = identifier(restore.target.name)
+    restore.target.server.sql(f"ALTER {whose} {name} SET {settings}")
+    restore.step("restore-load").result  # noqa: B018 - asserts success
+    restore.target.server.sql(f"ALTER {whose} {name} RESET ALL")
+    assert contents(restore.target) == backed_up
+
+
+def test_a_database_in_another_encoding(pods: Pods, database: NewDatabase, store: Path) -> None:
+    options = "ENCODING LATIN1 TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    source, target = database("source", options), database("täröt", options)
+    source.app_sql("CREATE SCHEMA \"Österreich\"; CREATE TABLE \"Österreich\".\"Größe\" AS SELECT 'äöü' AS \"ß\"")
+    for kind in KINDS:
+        restore = Restore(pods, store, target, back_up(pods, store, source, kind), "Clean")
+        restore.step("restore-load").result  # noqa: B018 - asserts success
+        assert contents(target) == contents(source)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("schema", ["public", 'Ext "x"'])
+def test_extensions_of_the_superuser_stay_and_do_not_disturb(
+    pods: Pods, database: NewDatabase, store: Path, kind: str, schema: str
+) -> None:
+    source, target = database("source"), database("target")
+    for db in (source, target):
+        if schema != "public":
+            db.sql(f"CREATE SCHEMA {identifier(schema)} AUTHORIZATION {db.owner}")
+        db.sql(f"CREATE EXTENSION dblink SCHEMA {identifier(schema)}; CREATE EXTENSION citext SCHEMA {identifier(schema)}")
+    source.app_sql(f"CREATE TABLE t (c {identifier(schema)}.citext); INSERT INTO t VALUES ('Ab')")
+    for mode in ("Fail", "Clean"):
+        restore = Restore(pods, store, target, back_up(pods, store, source, kind, mode), mode)
+        restore.step("restore-load").result  # noqa: B018 - asserts success
+        assert contents(target) == contents(source)
+        assert target.sql("SELECT DISTINCT extowner::regrole FROM pg_extension") == "postgres"
+
+
+# --- what a target that is not empty is told
+
+
+OBJECTS = {
+    "table public.x": "CREATE TABLE x ()",
+    'view "a b"."V ""ü"""': 'CREATE SCHEMA "a b"; CREATE VIEW "a b"."V ""ü""" AS SELECT 1',
+    "materialized view public.x": "CREATE MATERIALIZED VIEW x AS SELECT 1",
+    "sequence public.x": "CREATE SEQUENCE x",
+    "function public.x()": "CREATE FUNCTION x() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "procedure public.x()": "CREATE PROCEDURE x() LANGUAGE sql AS 'SELECT 1'",
+    "aggregate public.x(integer)": "CREATE AGGREGATE x(int) (sfunc = int4pl, stype = int)",
+    "type public.x": "CREATE TYPE x AS ENUM ()",
+    "schema x": "CREATE SCHEMA x",
+    "operator public.===(integer,integer)": "CREATE OPERATOR === (leftarg = int, rightarg = int, function = int4pl)",
+    "operator family public.x USING btree": "CREATE OPERATOR FAMILY x USING btree",
+    "collation public.x": 'CREATE COLLATION x FROM "C"',
+    "conversion public.x": "CREATE CONVERSION x FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8",
+    "cast (boolean AS money)": "CREATE CAST (boolean AS money) WITH INOUT",
+    "text search dictionary public.x": "CREATE TEXT SEARCH DICTIONARY x (TEMPLATE = simple)",
+    "text search configuration public.x": "CREATE TEXT SEARCH CONFIGURATION x (PARSER = default)",
+    "text search parser public.x": "CREATE TEXT SEARCH PARSER x (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end,"
+    " LEXTYPES = prsd_lextype)",
+    "text search template public.x": "CREATE TEXT SEARCH TEMPLATE x (LEXIZE = dsimple_lexize)",
+    "foreign-data wrapper x": "CREATE FOREIGN DATA WRAPPER x",
+    "server x": "CREATE EXTENSION postgres_fdw; CREATE SERVER x FOREIGN DATA WRAPPER postgres_fdw;"
+    " CREATE USER MAPPING FOR public SERVER x",
+    "publication x": "CREATE PUBLICATION x",
+    "subscription x": "CREATE SUBSCRIPTION x CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false)",
+    "event trigger x": "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
+    " CREATE EVENT TRIGGER x ON sql_drop EXECUTE FUNCTION f()",
+    "language x": "CREATE LANGUAGE x HANDLER plpgsql_call_handler",
+    "access method x": "CREATE ACCESS METHOD x TYPE INDEX HANDLER bthandler",
+    "large object 5": "SELECT lo_create(5)",
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_what_people_made_counts_whatever_it_is(restore: Restore, name: str) -> None:
+    restore.target.sql(OBJECTS[name])
+    outcome = restore.step("restore-load")
+    restore.target.sql("DROP SUBSCRIPTION IF EXISTS x") if "subs" in name else None
+    assert outcome.reason == "TargetNotEmpty"
+    assert name in outcome.message
+    assert "spec.mode Replace or Clean" in outcome.message
+    assert "postgres_operator" not in restore.target.sql("SELECT nspname FROM pg_namespace")
+
+
+def test_three_objects_are_named_and_the_others_counted(restore: Restore) -> None:
+    restore.target.app_sql("CREATE TABLE b (id serial PRIMARY KEY); CREATE TABLE a (); CREATE TYPE e AS ENUM ();")
+    restore.target.app_sql("CREATE VIEW v AS SELECT 1; CREATE VIEW w AS SELECT 1")
+    outcome = restore.step("restore-load")
+    assert "it has table public.a, table public.b, type public.e and 2 more." in outcome.message
+
+
+def test_what_does_not_count(restore: Restore, backed_up: str) -> None:
+    restore.target.sql(
+        'CREATE EXTENSION pg_trgm; CREATE SCHEMA "e x"; CREATE EXTENSION ltree SCHEMA "e x";'
+        " ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO pg_monitor; COMMENT ON SCHEMA public IS 'x';"
+    )
+    session = restore.target.server.start_sql("CREATE TEMPORARY TABLE t AS SELECT 1 AS id", restore.target.name)
+    restore.step("restore-load").result  # noqa: B018 - asserts success
+    session.communicate()
+    assert "CREATE EXTENSION IF NOT EXISTS ltree" in contents(restore.target)
+
+
+# --- Clean
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clean_leaves_only_the_backup(restore: Restore, backed_up: str, kind: str) -> None:
+    restore.artifact, restore.mode = f"shop/rich-{kind}", "Clean"
+    restore.target.app_sql(RICH)
+    restore.target.app_sql(
+        'CREATE TABLE "only here" (c hstore); CREATE TABLE "Übel ""x""".more (i int REFERENCES item);'
+        " CREATE FUNCTION f(mood, pair) RETURNS SETOF item LANGUAGE sql AS 'SELECT * FROM item';"
+        " SELECT lo_create(g) FROM generate_series(100, 200) g;"
+        " CREATE TABLE looped (a int PRIMARY KEY, b int REFERENCES looped);"
+        " CREATE AGGREGATE middle(float8 ORDER BY int) (sfunc = ordered_set_transition, stype = internal, finalfunc = mode_final)"
+        if False
+        else 'CREATE TABLE "only here" (c hstore); CREATE TABLE "Übel ""x""".more (i int REFERENCES item);'
+        " CREATE FUNCTION f(mood, pair) RETURNS SETOF item LANGUAGE sql AS 'SELECT * FROM item';"
+        " SELECT lo_create(g) FROM generate_series(100, 200) g;"
+        " CREATE TABLE looped (a int PRIMARY KEY, b int REFERENCES looped);"
+    )
+    assert restore.run().result["alreadyRestored"] is False
+    assert contents(restore.target) == backed_up

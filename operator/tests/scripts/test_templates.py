@@ -1,7 +1,7 @@
 """Each template, through the operator's own renderer, with what the decisions put into it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,18 +9,33 @@ import kubernetes_validate
 import pytest
 from script_runner import SCRIPTS
 
-from postgres_operator import names
 from postgres_operator.api.backup import Backup
 from postgres_operator.api.common import Resource
 from postgres_operator.api.database import Database
 from postgres_operator.api.restore import Restore
+from postgres_operator.decide import backup as backups
+from postgres_operator.decide import database as databases
+from postgres_operator.decide import restore as restores
+from postgres_operator.decide import server
 from postgres_operator.decide.actions import Body, Claim, CreateJob
+from postgres_operator.decide.jobs import Job
+from postgres_operator.decide.run import Facts
 from postgres_operator.render import Renderer
 
-NASTY = 'B\u00fccher: "x"\nkind: Evil\t{{ 7 * 7 }} {% raw %} $(POD_UID) \' \u00a0\\'
+RENDERER = Renderer(SCRIPTS, 999, 998)
+NASTY = 'B\u00fccher: "x"\nkind: Evil\t{{ 7 * 7 }} {% raw %} $(PGPASSWORD) $$ \U0001f600 \' \u2028\\'
 SECRET = "shop-credentials"
 APP = (SECRET, "password")
 SUPERUSER = (SECRET, "superuser-password")
+FILES = {
+    "dump": ["dump.sh"],
+    "read-manifest": ["read-manifest.sh"],
+    "verify": ["verify.sh"],
+    "restore-check": ["restore-check.sh"],
+    "restore-prepare": ["restore-prepare.sh"],
+    "restore-load": ["restore-target.sh", "restore-load.sh"],
+    "restore-swap": ["restore-swap.sh"],
+}
 
 
 def _values(**more: Any) -> dict[str, Any]:
@@ -56,7 +71,7 @@ RESTORE = {
     "previous_database": NASTY + "_before",
 }
 JOBS = {
-    "backup": ("backup.yaml.j2", {**RUN, "format": "custom", "source": '{"databaseName": "B\\u00fccher \\"x\\""}'}),
+    "backup": ("backup.yaml.j2", {**RUN, "format": "custom", "source": '{"databaseName": "$(PGPASSWORD) \\"x\\""}'}),
     "read-manifest": ("read-manifest.yaml.j2", RUN),
     "verify": ("verify.yaml.j2", {"create_missing": False}),
     "verify, first time": ("verify.yaml.j2", {"create_missing": True}),
@@ -75,8 +90,10 @@ def _owner() -> Resource:
 
 def _render(job: str, **more: Any) -> Body:
     template, values = JOBS[job]
-    action = CreateJob("backup-nightly-1", template, _values(**values, **more), claim=Claim("backups", ("ReadWriteOnce",)))
-    return Renderer(SCRIPTS, 999, 998).job(_owner(), action)
+    action = CreateJob(
+        "backup-nightly-1", template, _values(**values, **more), claim=Claim("backups", ("ReadWriteOnce",))
+    )
+    return RENDERER.job(_owner(), action)
 
 
 def _pod(body: Body) -> Body:
@@ -89,7 +106,20 @@ def _containers(body: Body) -> dict[str, Body]:
 
 
 def _env(container: Body) -> dict[str, str]:
-    return {e["name"]: e["value"] for e in container["env"] if "value" in e}
+    """The environment as the container sees it, but for secrets."""
+    seen: dict[str, str] = {}
+    for entry in container["env"]:
+        seen[entry["name"]] = _expand(entry["value"], seen) if "value" in entry else "(from elsewhere)"
+    return {e["name"]: seen[e["name"]] for e in container["env"] if "value" in e}
+
+
+def _expand(text: str, variables: dict[str, str]) -> str:
+    """What the kubelet makes of $(NAME) and $$ (k8s.io/kubernetes third_party/forked/golang/expansion)."""
+    return re.sub(
+        r"\$(\$|\(([^)]*)\))",
+        lambda m: "$" if m[1] == "$" else variables.get(m[2], m[0]),
+        text,
+    )
 
 
 def _secrets(container: Body) -> dict[str, tuple[str, str]]:
@@ -153,16 +183,15 @@ def test_values_get_into_the_environment_as_they_are(job: str) -> None:
 
 @every_job
 def test_scripts_are_there_word_for_word_and_get_what_they_need(job: str) -> None:
-    library = (SCRIPTS / "lib.sh").read_text()
     for name, container in _containers(_render(job)).items():
         bash, option, text = container["command"]
         assert (bash, option) == ("bash", "-c")
-        script = (SCRIPTS / f"{name}.sh").read_text()
-        assert text == library + script
+        script = "".join((SCRIPTS / file).read_text() for file in FILES[name])
+        assert _expand(text, {}) == (SCRIPTS / "lib.sh").read_text() + script
         assert "args" not in container
         given = {e["name"] for e in container["env"]}
         required = set(_required(script))
-        if name == "verify" and "SUPERUSER" not in given:
+        if job == "verify":
             required -= {"SUPERUSER", "SUPERUSER_PASSWORD"}
         assert required <= given
 
@@ -230,7 +259,7 @@ def test_only_a_dump_may_write_to_the_backup_volume(job: str) -> None:
             assert "/backups" not in mounts
         else:
             assert mounts["/backups"].get("readOnly", False) is (name != "dump")
-        assert "readOnly" not in mounts["/tmp"]
+        assert "readOnly" not in mounts["/tmp"]  # noqa: S108 - a volume of the pod
 
 
 @every_job
@@ -245,9 +274,7 @@ def test_what_is_mounted_is_there_and_nothing_else(job: str) -> None:
 
 def test_what_executes_a_dump_can_leave_nothing_to_the_superuser_s_steps() -> None:
     containers = _containers(_render("restore, Replace"))
-    writable = {
-        name: {m["name"] for m in c["volumeMounts"] if not m.get("readOnly")} for name, c in containers.items()
-    }
+    writable = {name: {m["name"] for m in c["volumeMounts"] if not m.get("readOnly")} for name, c in containers.items()}
     used = {name: {m["name"] for m in c["volumeMounts"]} for name, c in containers.items()}
     assert not writable["restore-load"] & (used["restore-prepare"] | used["restore-swap"])
     assert writable["restore-prepare"] & used["restore-load"] == {"work"}  # the scratch database's name
@@ -256,20 +283,69 @@ def test_what_executes_a_dump_can_leave_nothing_to_the_superuser_s_steps() -> No
 # --- what the decisions really pass
 
 
-def test_the_decisions_give_every_value() -> None:
-    """Names of variables are spelled in two places; StrictUndefined says when they differ."""
-    from postgres_operator.decide.run import job_values  # noqa: PLC0415 - the only test that needs it
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+DATABASE = Database.model_validate(
+    {
+        "metadata": {"name": "shop", "namespace": "apps", "uid": "u-shop"},
+        "spec": {"databaseName": "shop", "username": "shop", "storage": {"size": "1Gi"}},
+        "status": {"phase": "Ready", "ready": True},
+    }
+)
+FACTS = Facts(NOW, DATABASE, claim=Claim("backups"), claim_known=True)
 
-    meta = {"name": "shop", "namespace": "apps", "uid": "u1"}
-    database = Database.model_validate(
-        {"metadata": meta, "spec": {"databaseName": "shop", "username": "shop", "storage": {"size": "1Gi"}}}
-    )
-    restore = Restore.model_validate(
-        {"metadata": meta, "spec": {"databaseRef": {"name": "shop"}, "backupRef": {"name": "nightly"}}}
-    )
-    common = set(job_values(restore.spec, database, "backups", "shop/x")) | {"ttl_seconds_after_finished"}
-    for _, values in JOBS.values():
-        assert set(_values()) | set(RUN) == common
-        assert set(_values(**values)) >= set(_values())
-    assert datetime.now(UTC)  # noqa
-    assert names.SUPERUSER == "postgres"
+
+def _run(kind: type, name: str, spec: Body, status: Body) -> Any:
+    meta = {"name": name, "namespace": "apps", "uid": f"u-{name}"}
+    return kind.model_validate({"metadata": meta, "spec": {"databaseRef": {"name": "shop"}, **spec}, "status": status})
+
+
+def _backup_job() -> tuple[Resource, Any]:
+    backup = _run(Backup, "nightly", {}, {})
+    return backup, backups.decide(backup, None, FACTS, backups.Reader(), backups.Policy({}))
+
+
+def _reader_job() -> tuple[Resource, Any]:
+    backup = _run(Backup, "nightly", {}, {"phase": "InProgress", "jobRef": {"name": "j"}})
+    job = Job("j", "u-j", "u-nightly", NOW, "pvc://backups/shop/nightly-u-nightly", complete=True)
+    facts = Facts(NOW, DATABASE, job=job, pods=[], claim=Claim("backups"), claim_known=True)
+    return backup, backups.decide(backup, None, facts, backups.Reader(), backups.Policy({}))
+
+
+def _restore_job(mode: str) -> tuple[Resource, Any]:
+    done = {"phase": "Completed", "backupLocation": "pvc://backups/shop/nightly-u1", "checksum": "sha256:" + "0" * 64}
+    backup = _run(Backup, "nightly", {}, done)
+    restore = _run(Restore, "back", {"backupRef": {"name": "nightly"}, "mode": mode}, {})
+    return restore, restores.decide(restore, backup, None, FACTS)
+
+
+def _verify_job() -> tuple[Resource, Any]:
+    body = server.stateful_set(DATABASE, 999)
+    body["metadata"] |= {"uid": "u-set", "generation": 1}
+    body["status"] = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
+    services = frozenset(s["metadata"]["name"] for s in server.services(DATABASE))
+    facts = databases.DatabaseFacts(NOW, server=body, services=services)
+    return DATABASE, databases.decide(DATABASE, facts)
+
+
+@pytest.mark.parametrize(
+    ("decision", "containers"),
+    [
+        pytest.param(_backup_job, ["dump"], id="backup"),
+        pytest.param(_reader_job, ["read-manifest"], id="read-manifest"),
+        pytest.param(_verify_job, ["verify"], id="verify"),
+        pytest.param(lambda: _restore_job("Fail"), ["restore-check", "restore-load"], id="restore"),
+        pytest.param(
+            lambda: _restore_job("Replace"),
+            ["restore-check", "restore-prepare", "restore-load", "restore-swap"],
+            id="restore, Replace",
+        ),
+    ],
+)
+def test_decisions_and_templates_agree_on_the_values(
+    decision: Callable[[], tuple[Resource, Any]], containers: list[str]
+) -> None:
+    owner, action = decision()
+    assert isinstance(action, CreateJob), action
+    body = RENDERER.job(owner, action)
+    kubernetes_validate.validate(body, "1.34", strict=True)
+    assert list(_containers(body)) == containers

@@ -1,6 +1,6 @@
+# ruff: noqa: S608 - SQL is put together from names of these tests only
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from script_runner import (
@@ -58,7 +58,7 @@ def test_role_and_database_are_made(pods: Pods, clean: Server, name: str, role: 
 
 
 def test_the_new_role_may_log_in_and_nothing_more(pods: Pods, clean: Server) -> None:
-    pods.run("verify.sh", _env(clean)).result  # noqa: B018 - it checks
+    assert pods.run("verify.sh", _env(clean)).result
     rights = "rolcanlogin, rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls, rolinherit"
     assert clean.sql(f"SELECT {rights} FROM pg_roles WHERE rolname = 'app'") == "t|f|f|f|f|f|t"
     assert clean.sql("SELECT count(*) FROM pg_auth_members WHERE member = 'app'::regrole") == "0"
@@ -66,7 +66,7 @@ def test_the_new_role_may_log_in_and_nothing_more(pods: Pods, clean: Server) -> 
 
 def test_no_password_gets_into_the_server_s_log(pods: Pods, clean: Server) -> None:
     before = len(clean.log)
-    pods.run("verify.sh", _env(clean)).result  # noqa: B018 - it checks
+    assert pods.run("verify.sh", _env(clean)).result
     assert 'database "app"' in clean.log[before:] or "|app|app|" in clean.log[before:]  # it logs what it may
     assert SECRET not in clean.log
     assert "SCRAM-SHA-256" not in clean.log
@@ -138,8 +138,11 @@ def test_sigterm(pods: Pods, clean: Server) -> None:
     assert "app" not in clean.roles()
 
 
-def test_a_server_that_is_not_there(pods: Pods, clean: Server, place: Path) -> None:
-    pods.shim("psql", "echo 'psql: error: connection to server failed: FATAL:  the database system is starting up' >&2; exit 2")
+def test_a_server_that_is_not_there(pods: Pods, clean: Server) -> None:
+    pods.shim(
+        "psql",
+        "echo 'psql: error: connection to server failed: FATAL:  the database system is starting up' >&2; exit 2",
+    )
     pods.shim("sleep", "exit 0")
     script = pods.start("verify.sh", _env(clean, create=False))
     until(lambda: script.log.count("starting up") > 3)  # it waits; test_lib.py checks that it does not for ever

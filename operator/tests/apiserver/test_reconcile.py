@@ -1,0 +1,268 @@
+"""Decisions carried out against a real API server: what is written, how often, and what a rival cannot spoil."""
+
+import asyncio
+import json
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from lab import Operator, World, audited, operator, start_process
+
+from e2e.cluster import apiserver
+from postgres_operator.errors import Conflict, Invalid
+from postgres_operator.names import job_name
+
+POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata"}],
+}
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def audit_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("audit") / "audit.log"
+
+
+@pytest.fixture(scope="module")
+def server(audit_log: Path) -> Iterator[Path]:
+    """An API server with our CRDs that writes down who asked for what."""
+    policy = audit_log.with_name("policy.json")
+    policy.write_text(json.dumps(POLICY))
+    with apiserver.start(f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}") as kubeconfig:
+        yield kubeconfig
+
+
+@pytest.fixture(scope="module")
+def with_crds(server: Path) -> Path:
+    from apiserver_kit import Kubectl
+
+    kubectl = Kubectl(server)
+    kubectl("apply", "-k", str(ROOT / "config" / "crd")).must()
+    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all").must()
+    return server
+
+
+@pytest.fixture
+async def world(with_crds: Path) -> AsyncIterator[World]:
+    from apiserver_kit import Kubectl
+
+    namespace = f"test-{uuid4().hex[:8]}"
+    Kubectl(with_crds)("create", "namespace", namespace).must()
+    async with operator(with_crds) as admin:
+        admin.cluster._client.user_agent = "test"
+        yield World(admin.cluster, namespace)
+
+
+@pytest.fixture
+async def ours(with_crds: Path) -> AsyncIterator[Operator]:
+    async with operator(with_crds) as one:
+        yield one
+
+
+@pytest.fixture
+async def rival(with_crds: Path) -> AsyncIterator[Operator]:
+    async with operator(with_crds) as another:
+        yield another
+
+
+def key(world: World, name: str = "b") -> tuple[str, str, str]:
+    return "Backup", world.namespace, name
+
+
+async def phase(world: World, name: str = "b") -> str | None:
+    found = await world.get("Backup", name)
+    return found and found.get("status", {}).get("phase")
+
+
+async def started(world: World, one: Operator) -> dict:
+    """A Backup whose Job is there; returns the Job."""
+    await world.ready_database()
+    await world.claim()
+    await world.backup("b")
+    await one.look()
+    await one.settle(key(world))
+    (job,) = await world.jobs()
+    return job
+
+
+async def test_three_writes_one_read_one_event(world: World, ours: Operator, audit_log: Path):
+    job = await started(world, ours)
+    assert await phase(world) == "InProgress"
+    await world.finish(job)
+    ours.watch.seen("Job", await world.fresh(job))
+    await ours.settle(key(world))
+    assert await phase(world) == "Completed"
+    # Reading the claim is shared by all Backups of a minute, the look at everything by all of a process.
+    mine = [r for r in audited(audit_log, world.namespace) if r != "get persistentvolumeclaims"]
+    counted = [r for r in mine if "test" not in r]
+    for wanted in ("create jobs", "patch backups/status", "patch backups/status", "list pods", "create events"):
+        counted.remove(wanted)
+    # What is left was asked for by the test itself, which shares the client.
+    assert not [r for r in counted if r.startswith("patch backups")]
+    assert counted.count("create events") == 0
+    assert counted.count("create jobs") == 0
+
+
+async def test_a_second_look_at_a_finished_backup_writes_nothing(world: World, ours: Operator, audit_log: Path):
+    job = await started(world, ours)
+    await world.finish(job)
+    ours.watch.seen("Job", await world.fresh(job))
+    await ours.settle(key(world))
+    before = len(list(audited(audit_log, world.namespace)))
+    assert await ours.reconciler.reconcile(key(world)) is None
+    assert len(list(audited(audit_log, world.namespace))) == before
+
+
+async def test_two_operators_make_one_job(world: World, ours: Operator, rival: Operator):
+    """Rule 2: whoever is second adopts what the first has made."""
+    await world.ready_database()
+    await world.claim()
+    await world.backup("b")
+    await ours.look()
+    await rival.look()
+    await asyncio.gather(*(one.reconciler.reconcile(key(world)) for one in (ours, rival)))
+    assert len(await world.jobs()) == 1
+    assert await phase(world) == "InProgress"
+    for one in (ours, rival):
+        await one.settle(key(world))
+    assert len(await world.jobs()) == 1
+
+
+async def test_a_job_without_a_status_is_taken_up(world: World, ours: Operator, rival: Operator):
+    """The operator stopped between the Job and the status."""
+    job = await started(world, ours)
+    made = await world.get("Backup", "b")
+    await world.cluster.set_status("Backup", made, {})
+    await rival.look()
+    await rival.settle(key(world))
+    found = await world.get("Backup", "b")
+    assert found["status"]["phase"] == "InProgress"
+    assert found["status"]["jobRef"]["name"] == job["metadata"]["name"]
+    assert len(await world.jobs()) == 1
+
+
+async def test_a_stale_write_is_refused_and_decided_again(world: World, ours: Operator, rival: Operator):
+    """Rule 3: the rival still believes in the object as it was before."""
+    await world.ready_database()
+    await world.claim()
+    await world.backup("b")
+    await rival.look()
+    await ours.look()
+    await ours.settle(key(world))
+    (job,) = await world.jobs()
+    await world.finish(job)
+    ours.watch.seen("Job", await world.fresh(job))
+    await ours.settle(key(world))
+    done = await world.get("Backup", "b")
+    await rival.settle(key(world))  # would write InProgress
+    assert await world.get("Backup", "b") == done
+
+
+async def test_a_terminal_phase_cannot_be_undone_even_with_the_newest_version(world: World, ours: Operator):
+    job = await started(world, ours)
+    await world.finish(job)
+    ours.watch.seen("Job", await world.fresh(job))
+    await ours.settle(key(world))
+    done = await world.get("Backup", "b")
+    with pytest.raises(Invalid):
+        await world.cluster.set_status("Backup", done, {"phase": "InProgress"})
+    with pytest.raises((Invalid, Conflict)):
+        await world.cluster.set_status("Backup", done, {"phase": "Failed"})
+
+
+async def test_a_job_of_somebody_else_is_not_adopted(world: World, ours: Operator):
+    await world.ready_database()
+    await world.claim()
+    made = await world.backup("b")
+    name = job_name("Backup", "b", made["metadata"]["uid"])
+    template = {"spec": {"containers": [{"name": "x", "image": "x"}], "restartPolicy": "Never"}}
+    foreign = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"template": template}}
+    await world.create("Job", foreign)
+    await ours.look()
+    await ours.settle(key(world))
+    found = await world.get("Backup", "b")
+    assert (found["status"]["phase"], found["status"]["error"]["reason"]) == ("Failed", "JobNameTaken")
+
+
+async def test_a_job_that_only_the_cache_has_lost_is_not_lost(world: World, ours: Operator):
+    """Rule 9: `Failed` takes a live read."""
+    job = await started(world, ours)
+    ours.cache.remove("Job", job)
+    await ours.settle(key(world))
+    assert await phase(world) == "InProgress"
+
+
+async def test_an_object_deleted_while_it_is_decided_on(world: World, ours: Operator):
+    await world.ready_database()
+    await world.claim()
+    await world.backup("b")
+    await ours.look()
+    await world.delete("Backup", "b")
+    await ours.reconciler.reconcile(key(world))
+    assert await world.get("Backup", "b") is None
+    assert ours.cache.get(*key(world)) is None
+
+
+async def test_a_relist_finds_what_the_watches_lost(world: World, ours: Operator):
+    """Rule 1: created, changed and deleted without an event."""
+    await world.ready_database()
+    await ours.look()
+    kept, _ = await world.backup("kept"), await world.backup("gone")
+    await ours.watch.relist(ours.cluster, [])
+    assert ours.cache.get(*key(world, "kept"))
+    while ours.queue:
+        ours.queue.done(await ours.queue.get())
+    await world.cluster.set_status("Backup", kept, {"phase": "Pending"})
+    await world.delete("Backup", "gone")
+    await ours.watch.relist(ours.cluster, [])
+    assert ours.cache.get(*key(world, "kept"))["status"]["phase"] == "Pending"
+    assert ours.cache.get(*key(world, "gone")) is None
+    queued = {await ours.queue.get() for _ in range(len(ours.queue))}
+    assert {key(world, "kept"), key(world, "gone")} <= queued
+
+
+def test_missing_crds_end_the_process_with_a_clear_message():
+    with apiserver.start() as kubeconfig:
+        process = start_process(kubeconfig)
+        _, text = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "apply config/crd first" in text
+
+
+def test_wrong_settings_end_the_process_with_a_clear_message(tmp_path: Path):
+    process = start_process(tmp_path / "none", WORKERS="many")
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "workers" in text
+
+
+async def test_a_process_works_and_ends_at_a_signal(world: World, with_crds: Path):
+    """Everything together, watches too."""
+    await world.ready_database()
+    await world.claim()
+    process = start_process(with_crds, WATCH_NAMESPACES=world.namespace, LOG_FORMAT="json")
+    try:
+        await world.backup("b")
+        async with asyncio.timeout(60):
+            while not (jobs := await world.jobs()):
+                await asyncio.sleep(0.1)
+            await world.finish(jobs[0])
+            while await phase(world) != "Completed":
+                await asyncio.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, text = process.communicate(timeout=15)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    assert process.returncode == 0, text
+    lines = [json.loads(line) for line in text.splitlines()]
+    about = [line["message"] for line in lines if line.get("object") == f"Backup {world.namespace}/b"]
+    assert [m for m in about if m.startswith("STATE TRANSITION: InProgress -> Completed")]
+    assert isinstance(process, subprocess.Popen)
