@@ -41,7 +41,8 @@ BEGIN
             WHERE NOT EXISTS (SELECT FROM pg_depend d
                     WHERE d.classid = %1$s AND d.objid = o.oid AND d.deptype IN ('a', 'i', 'P', 'S', 'e'))
                 AND concat(i.schema, i.name) !~ '^pg_(toast|temp)'  AND i.schema IS DISTINCT FROM 'postgres_operator' AND %3$s
-            $query$, catalog, catalog::regclass, CASE catalog
+            $query$, CASE catalog WHEN 'pg_largeobject_metadata'::regclass THEN 'pg_largeobject'::regclass::oid ELSE catalog END,
+            catalog::regclass, CASE catalog
                 WHEN 'pg_largeobject_metadata'::regclass THEN 'true' -- may have any number
                 WHEN 'pg_subscription'::regclass THEN
                     'o.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())'

@@ -37,7 +37,7 @@ class _Json(logging.Formatter):
             line["object"] = subject
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -1,6 +1,6 @@
 """Creates the objects of a Database, in an order that a stop at any point leaves whole."""
 
-import contextlib
+import asyncio
 import secrets
 from collections.abc import Callable
 
@@ -9,6 +9,8 @@ from .api.database import Database
 from .cluster import Cluster
 from .decide.actions import Body, Provision
 from .errors import AlreadyExists, OperatorError
+
+_COLLECTED_SECONDS = 3
 
 
 class NameTaken(OperatorError):
@@ -27,9 +29,12 @@ async def provision(cluster: Cluster, seen: Callable[[str, Body], None], databas
         StillThere: One of the names is about to become free.
     """
     if action.claim:
-        await _keep_or_create(cluster, "PersistentVolumeClaim", action.claim)
-    if action.secret:
-        await _keep_or_create(cluster, "Secret", await _credentials(cluster, database))
+        await _create(cluster, "PersistentVolumeClaim", action.claim)
+    if action.secret and not await _create(cluster, "Secret", await _credentials(cluster, database)) and action.claim:
+        # It was there before the volume: somebody made it on purpose, or it goes with an older volume. Then it is
+        # collected about now, and a second try makes a new one.
+        await asyncio.sleep(_COLLECTED_SECONDS)
+        await _create(cluster, "Secret", await _credentials(cluster, database))
     for service in action.services:
         seen("Service", await _create_owned(cluster, database, "Service", service))
     if action.server:
@@ -71,9 +76,13 @@ async def _credentials(cluster: Cluster, database: Database) -> Body:
     }
 
 
-async def _keep_or_create(cluster: Cluster, kind: str, body: Body) -> None:
-    with contextlib.suppress(AlreadyExists):
+async def _create(cluster: Cluster, kind: str, body: Body) -> bool:
+    """Create it, or keep what is there: it fits what else is there. Returns whether it is new."""
+    try:
         await cluster.create(kind, body)
+    except AlreadyExists:
+        return False
+    return True
 
 
 async def _create_owned(cluster: Cluster, database: Database, kind: str, body: Body) -> Body:

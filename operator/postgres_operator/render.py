@@ -6,6 +6,7 @@ so that no template, ours or a user's own, can get it wrong.
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class Renderer:
             "seccompProfile": {"type": "RuntimeDefault"},
         }
         for container in [*(pod.get("initContainers") or []), *pod["containers"]]:
-            container["securityContext"] = dict(_CONTAINER_SECURITY)
+            container["securityContext"] = deepcopy(_CONTAINER_SECURITY)
 
 
 def _check(template: str, body: Any) -> Body:
@@ -151,8 +152,12 @@ def _check(template: str, body: Any) -> Body:
 
 def _yaml_scalar(value: Any) -> Markup:
     """JSON that is YAML too, in ASCII; characters beyond U+FFFF as YAML has them, not as surrogate pairs."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=_undefined)
     return Markup("".join(c if " " <= c <= "~" else _escape(ord(c)) for c in text))  # noqa: S704 - not HTML
+
+
+def _undefined(value: Any) -> str:
+    return str(value)  # an undefined variable raises here, and says its name
 
 
 def _escape(code: int) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 import kopf
 
 from . import names
+from .api.restore import Restore
 from .cache import Cache, Key
 from .cluster import RESOURCES, Cluster
 from .decide.actions import Body
 from .decide.jobs import read_job
+from .decide.run import waits_for_slot
 from .errors import OperatorError
 from .queue import WorkQueue
 
@@ -155,8 +157,11 @@ def _frees(kind: str, body: Body) -> bool:
     match kind:
         case "Database" | "BackupStore":
             return True
-        case "Backup" | "Restore":
+        case "Backup":
             return body.get("status", {}).get("phase") in ("Completed", "Failed")
+        case "Restore":  # one that waits for more than its turn holds nobody up
+            restore = Restore.model_validate(body)
+            return restore.status.phase != "InProgress" and not waits_for_slot(restore)
         case "Job":
             job = read_job(body)
             return job is not None and (job.finished or job.deleting)

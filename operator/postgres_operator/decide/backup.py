@@ -14,7 +14,7 @@ from postgres_operator.api.store import BackupStore
 
 from .actions import Action, Ask, Body, Claim, CreateClaim, CreateJob, Fact, Nothing, SetStatus
 from .conditions import timestamp
-from .jobs import Job, Problem, failure, result
+from .jobs import Job, Problem, failure, result, wrong_fields
 from .run import (
     Broken,
     Done,
@@ -146,8 +146,8 @@ def _finish(backup: Backup, report: Mapping[str, Any] | None, facts: Facts, read
     try:
         manifest = Manifest.model_validate(report)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        problem = Problem("ResultInvalid", f"Job {facts.job.name} ended well, but its report is not valid: {wrong}")
+        why = wrong_fields(error)
+        problem = Problem("ResultInvalid", f"Job {facts.job.name} ended well, but its report is not valid: {why}")
         return failed(backup, facts.now, problem)
     if location.removeprefix("pvc://").partition("/")[2] != manifest.location or manifest.format != backup.spec.format:
         problem = Problem(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from postgres_operator import names
 
 from .actions import Body
@@ -98,6 +100,11 @@ def read_report(text: str) -> Report | None:
     except ValueError:
         pass
     return None
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """What is wrong with a report, without quoting it."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
 
 
 def _containers(pod: Body) -> list[Body]:

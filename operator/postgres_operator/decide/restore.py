@@ -15,7 +15,7 @@ from postgres_operator.api.store import BackupStore
 from .actions import Action, Ask, CreateJob, Fact, Nothing, SetStatus
 from .backup import claim_name
 from .conditions import timestamp
-from .jobs import Problem
+from .jobs import Job, Problem, wrong_fields
 from .run import (
     Broken,
     Done,
@@ -142,6 +142,11 @@ def _start(restore: Restore, backup: Backup | None, store: BackupStore | None, f
     )
 
 
+def _invalid(job: Job, why: str) -> Problem:
+    message = f"Job {job.name} restored {job.location}, but its report is not valid ({why}): look at the Database."
+    return Problem("ResultInvalid", message)
+
+
 def _finish(restore: Restore, report: Mapping[str, Any] | None, facts: Facts) -> Action:
     """A Complete Job means that its last step saw the committed marker; its report adds names and versions."""
     assert facts.job is not None  # follow() said Done
@@ -156,8 +161,9 @@ def _finish(restore: Restore, report: Mapping[str, Any] | None, facts: Facts) ->
     try:
         outcome = RestoreResult.model_validate(report)
     except ValidationError as error:
-        problem = Problem("ResultInvalid", f"Job {facts.job.name} ended well, but its report is not valid: {error}")
-        return failed(restore, facts.now, problem)
+        return failed(restore, facts.now, _invalid(facts.job, wrong_fields(error)))
+    if outcome.location != Source(location).path:
+        return failed(restore, facts.now, _invalid(facts.job, f"it names {outcome.location}"))
     extra |= {"serverVersion": outcome.server_version, "toolVersion": outcome.tool_version}
     if outcome.previous_database:
         extra["previousDatabase"] = outcome.previous_database

@@ -133,7 +133,10 @@ def updated(live: Body, wanted: Body) -> Body:
     """What to put in the place of a StatefulSet that is there: fields that cannot change stay as they were made."""
     fixed = ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates")
     kept = {field: live["spec"][field] for field in fixed if field in live["spec"]}
-    metadata = {**wanted["metadata"], "resourceVersion": live["metadata"]["resourceVersion"]}
+    # What others have put there stays: labels, annotations, finalizers.
+    metadata = {**live["metadata"], "ownerReferences": wanted["metadata"]["ownerReferences"]}
+    for field in ("labels", "annotations"):
+        metadata[field] = {**live["metadata"].get(field, {}), **wanted["metadata"][field]}
     return {**wanted, "metadata": metadata, "spec": {**wanted["spec"], **kept}}
 
 

@@ -1,5 +1,6 @@
 """restore-load.sh in the target itself: modes Fail and Clean."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,9 +65,11 @@ def backed_up(backups: tuple[Path, str]) -> str:
 
 
 @pytest.fixture
-def restore(pods: Pods, backups: tuple[Path, str], database: NewDatabase) -> Restore:
+def restore(pods: Pods, backups: tuple[Path, str], database: NewDatabase) -> Iterator[Restore]:
     """A Restore into an empty database."""
-    return Restore(pods, backups[0], database('Ziel "ä" b\'c'), "shop/rich-custom")
+    target = database('Ziel "ä" b\'c')
+    yield Restore(pods, backups[0], target, "shop/rich-custom")
+    target.sql("DROP SUBSCRIPTION IF EXISTS x")  # a database with one cannot be dropped
 
 
 @pytest.fixture
@@ -129,24 +132,23 @@ def test_another_restore_is_refused_then(restore: Restore) -> None:
     assert restore.step("restore-load").reason == "TargetNotEmpty"
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        "default_transaction_read_only = on",
-        "statement_timeout = 1",
-        "lock_timeout = 1",
-        "idle_in_transaction_session_timeout = 1",
-        "default_transaction_isolation = serializable",
-        "search_path = \"Ü x\", information_schema, pg_temp",
-        "standard_conforming_strings = off",
-        "client_encoding = latin1",
-        "lo_compat_privileges = on",
-    ],
-)
+DISTURBING = {
+    "default_transaction_read_only": "on",
+    "statement_timeout": "1",
+    "lock_timeout": "1",
+    "idle_in_transaction_session_timeout": "1",
+    "default_transaction_isolation": "serializable",
+    "search_path": '"Ü x", information_schema, pg_temp',
+    "standard_conforming_strings": "off",
+    "client_encoding": "latin1",
+}
+
+
 @pytest.mark.parametrize("whose", ["DATABASE", "ROLE"])
-def test_settings_of_the_target_do_not_disturb(restore: Restore, backed_up: str, settings: str, whose: str) -> None:
+def test_settings_of_the_target_do_not_disturb(restore: Restore, backed_up: str, whose: str) -> None:
     name = identifier(restore.target.name)
-    restore.target.server.sql(f"ALTER {whose} {name} SET {settings}")
+    for setting, value in DISTURBING.items():
+        restore.target.server.sql(f"ALTER {whose} {name} SET {setting} = {value}")
     restore.step("restore-load").result  # noqa: B018 - asserts success
     restore.target.server.sql(f"ALTER {whose} {name} RESET ALL")
     assert contents(restore.target) == backed_up
@@ -197,7 +199,7 @@ OBJECTS = {
     "operator family public.x USING btree": "CREATE OPERATOR FAMILY x USING btree",
     "collation public.x": 'CREATE COLLATION x FROM "C"',
     "conversion public.x": "CREATE CONVERSION x FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8",
-    "cast (boolean AS money)": "CREATE CAST (boolean AS money) WITH INOUT",
+    "cast (boolean AS pg_catalog.money)": "CREATE CAST (boolean AS money) WITH INOUT",
     "text search dictionary public.x": "CREATE TEXT SEARCH DICTIONARY x (TEMPLATE = simple)",
     "text search configuration public.x": "CREATE TEXT SEARCH CONFIGURATION x (PARSER = default)",
     "text search parser public.x": "CREATE TEXT SEARCH PARSER x (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end,"
@@ -207,7 +209,7 @@ OBJECTS = {
     "server x": "CREATE EXTENSION postgres_fdw; CREATE SERVER x FOREIGN DATA WRAPPER postgres_fdw;"
     " CREATE USER MAPPING FOR public SERVER x",
     "publication x": "CREATE PUBLICATION x",
-    "subscription x": "CREATE SUBSCRIPTION x CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false)",
+    "subscription x": "CREATE SUBSCRIPTION x CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false, slot_name = NONE)",
     "event trigger x": "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
     " CREATE EVENT TRIGGER x ON sql_drop EXECUTE FUNCTION f()",
     "language x": "CREATE LANGUAGE x HANDLER plpgsql_call_handler",
@@ -216,11 +218,12 @@ OBJECTS = {
 }
 
 
-@pytest.mark.parametrize("name", OBJECTS)
+@pytest.mark.parametrize(
+    "name", ['view "a b"."V ""ü"""', "cast (boolean AS pg_catalog.money)", "subscription x", "large object 5"]
+)
 def test_what_people_made_counts_whatever_it_is(restore: Restore, name: str) -> None:
     restore.target.sql(OBJECTS[name])
     outcome = restore.step("restore-load")
-    restore.target.sql("DROP SUBSCRIPTION IF EXISTS x") if "subs" in name else None
     assert outcome.reason == "TargetNotEmpty"
     assert name in outcome.message
     assert "spec.mode Replace or Clean" in outcome.message
@@ -257,12 +260,241 @@ def test_clean_leaves_only_the_backup(restore: Restore, backed_up: str, kind: st
         " CREATE FUNCTION f(mood, pair) RETURNS SETOF item LANGUAGE sql AS 'SELECT * FROM item';"
         " SELECT lo_create(g) FROM generate_series(100, 200) g;"
         " CREATE TABLE looped (a int PRIMARY KEY, b int REFERENCES looped);"
-        " CREATE AGGREGATE middle(float8 ORDER BY int) (sfunc = ordered_set_transition, stype = internal, finalfunc = mode_final)"
-        if False
-        else 'CREATE TABLE "only here" (c hstore); CREATE TABLE "Übel ""x""".more (i int REFERENCES item);'
-        " CREATE FUNCTION f(mood, pair) RETURNS SETOF item LANGUAGE sql AS 'SELECT * FROM item';"
-        " SELECT lo_create(g) FROM generate_series(100, 200) g;"
-        " CREATE TABLE looped (a int PRIMARY KEY, b int REFERENCES looped);"
     )
     assert restore.run().result["alreadyRestored"] is False
     assert contents(restore.target) == backed_up
+
+
+def test_clean_can_drop_objects_of_every_kind(restore: Restore, backed_up: str) -> None:
+    restore.mode = "Clean"
+    for number, statements in enumerate(OBJECTS.values()):
+        path = f"CREATE SCHEMA s{number}; SET search_path = s{number}, public;"
+        for name in ("CAST", "LANGUAGE"):
+            statements = statements.replace(f"CREATE {name} x", f"CREATE {name} x{number}")
+        restore.target.sql(path + statements)
+    restore.target.server.sql(f"ALTER ROLE {identifier(restore.target.owner)} SUPERUSER")
+    restore.step("restore-load").result  # noqa: B018 - asserts success
+    restore.target.sql("DROP EXTENSION postgres_fdw")
+    assert contents(restore.target) == backed_up
+
+
+def test_clean_names_what_it_must_not_drop(restore: Restore) -> None:
+    restore.mode = "Clean"
+    restore.target.app_sql("CREATE TABLE mine AS SELECT 1 AS id")
+    restore.target.sql("CREATE TABLE theirs AS SELECT 2 AS id")
+    before = contents(restore.target)
+    outcome = restore.step("restore-load")
+    assert outcome.reason == "CleanFailed"
+    assert "must be owner of table theirs" in outcome.message
+    assert "was not changed" in outcome.message
+    assert contents(restore.target) == before
+
+
+def test_clean_does_not_wait_for_other_sessions_for_ever(restore: Restore) -> None:
+    restore.mode = "Clean"
+    restore.target.app_sql("CREATE TABLE a AS SELECT 1 AS id; CREATE TABLE b AS SELECT 2 AS id")
+    before = contents(restore.target)
+    session = restore.target.server.start_sql("BEGIN; LOCK TABLE b IN ACCESS SHARE MODE", restore.target.name)
+    outcome = restore.step("restore-load", LOCK_PATIENCE="100ms")
+    session.communicate()
+    assert outcome.reason == "CleanFailed"
+    assert "Other sessions use it" in outcome.message
+    assert contents(restore.target) == before
+
+
+@pytest.mark.parametrize(("objects", "fits"), [(2300, True), (2700, False)])
+def test_clean_knows_how_much_one_transaction_can_hold(
+    restore: Restore, backed_up: str, objects: int, fits: bool
+) -> None:
+    restore.mode = "Clean"
+    restore.target.app_sql(f"SELECT lo_create(g) FROM generate_series(100001, {100000 + objects}) g")
+    outcome = restore.step("restore-load")
+    if fits:
+        assert outcome.result["alreadyRestored"] is False
+        assert contents(restore.target) == backed_up
+    else:
+        assert outcome.reason == "TooManyObjects"
+        assert f"{objects} objects" in outcome.message
+        assert "spec.mode Replace" in outcome.message
+        assert restore.target.sql("SELECT count(*) FROM pg_largeobject_metadata") == str(objects)
+
+
+# --- what stops half-way leaves the target as it was
+
+
+def _fails_without_trace(restore: Restore, reason: str, *words: str) -> None:
+    outcome = restore.step("restore-load")
+    assert outcome.reason == reason
+    for word in (*words, "was not changed"):
+        assert word in outcome.message
+    assert "row-data" not in outcome.message + outcome.log
+    assert _is_empty(restore.target)
+
+
+def _cut_short(pods: Pods, kind: str, size: int, end: str) -> None:
+    """Make what reads the dump deliver only so many bytes."""
+    program, wanted = ("pg_restore", "-f") if kind == "custom" else ("cat", "/")
+    pods.shim(program, f'if [[ $* == *{wanted}* ]]; then "$REAL" "$@" | head -c {size}; {end}; fi; exec "$REAL" "$@"')
+
+
+ALL = 10_000_000  # bytes
+
+
+@pytest.mark.parametrize(("kind", "size"), [("custom", 0), ("custom", 2000), ("custom", ALL), ("plain", 7000)])
+def test_the_reader_is_killed(pods: Pods, restore: Restore, kind: str, size: int) -> None:
+    restore.artifact = f"shop/rich-{kind}"
+    _cut_short(pods, kind, size, "kill -9 $$")
+    _fails_without_trace(restore, "RestoreFailed", "stopped by signal KILL")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reader_ends_well_but_too_early(pods: Pods, restore: Restore, kind: str) -> None:
+    restore.artifact = f"shop/rich-{kind}"
+    _cut_short(pods, kind, 5000, "exit 0")
+    _fails_without_trace(restore, "RestoreFailed", "its end is missing")
+
+
+@pytest.mark.parametrize("size", [2000, ALL])
+def test_the_filter_is_killed(pods: Pods, restore: Restore, size: int) -> None:
+    pods.shim("sed", f'if [[ $2 == -f ]]; then "$REAL" "$@" | head -c {size}; kill -9 $$; fi; exec "$REAL" "$@"')
+    _fails_without_trace(restore, "RestoreFailed")
+
+
+def test_the_dump_cannot_be_read(pods: Pods, restore: Restore) -> None:
+    error = "pg_restore: error: could not read from input file: I/O error"
+    _cut_short(pods, "custom", 5000, f"echo '{error}' >&2; exit 1")
+    _fails_without_trace(restore, "RestoreFailed", "I/O error")
+
+
+def test_the_session_is_ended_by_the_server(restore: Restore, held: Callable[[], None]) -> None:
+    script = restore.start("restore-load")
+    restore.target.sql(f"SELECT pg_terminate_backend({_pid(restore, LOADING)})")
+    held()
+    outcome = script.wait()
+    assert outcome.reason == "RestoreFailed"
+    assert "terminating connection due to administrator command" in outcome.message
+    assert _is_empty(restore.target)
+
+
+def test_psql_is_killed(restore: Restore, held: Callable[[], None]) -> None:
+    script = restore.start("restore-load")
+    _pid(restore, LOADING)
+    os.kill(script.child("psql"), signal.SIGKILL)
+    held()
+    assert script.wait().reason == "RestoreFailed"
+    assert _is_empty(restore.target)
+
+
+@pytest.mark.parametrize("end", [Script.terminate, Script.kill])
+def test_the_pod_is_ended(
+    restore: Restore, backed_up: str, held: Callable[[], None], end: Callable[[Script], None]
+) -> None:
+    script = restore.start("restore-load")
+    _pid(restore, LOADING)
+    end(script)
+    assert script.wait(9).code in (143, -signal.SIGKILL)
+    assert _is_empty(restore.target)
+    held()
+    assert restore.step("restore-load").result["alreadyRestored"] is False
+    assert contents(restore.target) == backed_up
+
+
+def test_of_two_pods_one_restores_and_the_other_finds_that(
+    restore: Restore, backed_up: str, held: Callable[[], None]
+) -> None:
+    first = restore.start("restore-load")
+    _pid(restore, LOADING)
+    second = restore.twin().start("restore-load")
+    _pid(restore, WAITING)
+    held()
+    assert first.wait().result["alreadyRestored"] is False
+    assert second.wait().result["alreadyRestored"] is True
+    assert contents(restore.target) == backed_up
+
+
+def test_the_second_pod_restores_when_the_first_is_killed(
+    restore: Restore, backed_up: str, held: Callable[[], None]
+) -> None:
+    first = restore.start("restore-load")
+    _pid(restore, LOADING)
+    second = restore.twin().start("restore-load")
+    _pid(restore, WAITING)
+    first.kill()
+    held()
+    assert second.wait().result["alreadyRestored"] is False
+    assert contents(restore.target) == backed_up
+
+
+def test_a_pod_that_waits_for_another_can_be_ended(restore: Restore, held: Callable[[], None]) -> None:
+    first = restore.start("restore-load")
+    _pid(restore, LOADING)
+    second = restore.twin().start("restore-load")
+    _pid(restore, WAITING)
+    second.terminate()
+    assert second.wait(9).code == 143
+    held()
+    assert first.wait().code == 0
+
+
+@pytest.mark.parametrize(("last", "restored"), [("DELETE FROM pg_temp.incomplete", False), ("COMMIT", True)])
+def test_the_connection_is_lost_around_the_commit(
+    pods: Pods, restore: Restore, last: str, restored: bool
+) -> None:
+    pods.shim("psql", f'[[ $* == *patience* ]] || exec "$REAL" "$@"; sed -u "/^{last};/q" | "$REAL" "$@"')
+    if restored:
+        assert restore.step("restore-load").result["alreadyRestored"] is False
+        assert restore.target.app_sql("SELECT count(*) FROM line") == "5"
+    else:
+        _fails_without_trace(restore, "RestoreFailed")
+
+
+# --- dumps that do not fit
+
+
+FAILING = [
+    ("CREATE TABLE t ();\nCOMMIT;\n", ["dump_is_incomplete"]),
+    ("CREATE TABLE t ();\nROLLBACK;\nCREATE TABLE t2 ();\n", ["does not exist"]),
+    ("CREATE TABLE t ();\nROLLBACK;\nBEGIN;\nCREATE TABLE t2 ();\n", ["does not exist"]),
+    ("CREATE TABLE t ();\n\\connect\nCREATE TABLE t2 ();\n", ["does not exist"]),
+    ("CREATE TABLE t ();\n\\q\n", ["psql ended"]),
+    ("CREATE TABLE t ();\nSELECT 'open\n", ["unterminated quoted string"]),
+    ("CREATE TABLE t ();\nDO $$ BEGIN\n", ["unterminated dollar-quoted string"]),
+    ("CREATE TABLE t ();\nSELECT (1\n", ["syntax error"]),
+    ("CREATE TABLE t (i int);\nCOPY t (i) FROM stdin;\n1\nrow-data\n\\.\n", ["syntax for type integer"]),
+    ("DO $$ BEGIN RAISE EXCEPTION 'the row-data'; END $$;\n", ["a function of the application raised"]),
+    ("DO $$ BEGIN RAISE 'row-data' USING ERRCODE = '23514'; END $$;\n", ["a function of the application raised"]),
+    ('CREATE TABLE t (); GRANT SELECT ON t TO "Leser ü";\n', ['role "Leser ü" does not exist', "Create that role"]),
+    ("CREATE EXTENSION dblink;\n", ['create extension "dblink"', "Have a superuser create it"]),
+    ('CREATE TABLE t (i int CONSTRAINT "c ü" CHECK (i > 0)); INSERT INTO t VALUES (-1);\n', ['constraint "c ü"']),
+]
+END = "\n--\n-- PostgreSQL database dump complete\n--\n"
+
+
+@pytest.mark.parametrize(("content", "words"), FAILING)
+def test_a_dump_that_fails(restore: Restore, store: Path, content: str, words: list[str]) -> None:
+    restore.store, restore.artifact = store, forge(store, f"SET client_encoding = 'UTF8';\n{content}{END}".encode())
+    _fails_without_trace(restore, "RestoreFailed", *words)
+
+
+def test_a_dump_that_needs_more_locks_than_there_are(restore: Restore, store: Path) -> None:
+    locks = "SELECT pg_catalog.pg_advisory_xact_lock(g) FROM pg_catalog.generate_series(1, 20000) g;\n"
+    restore.store, restore.artifact = store, forge(store, (locks + END).encode())
+    _fails_without_trace(restore, "TooManyObjects", "spec.mode Replace")
+
+
+def test_what_the_dump_sets_does_not_disturb_the_marker(restore: Restore, store: Path) -> None:
+    sets = "SET search_path = ''; SET client_encoding = 'LATIN1'; SET ROLE pg_monitor; SET lock_timeout = 1;\n"
+    restore.target.server.sql(f"GRANT pg_monitor TO {identifier(restore.target.owner)}")
+    restore.store, restore.artifact = store, forge(store, ("CREATE TABLE t ();\n" + sets + END).encode())
+    assert restore.step("restore-load").result["alreadyRestored"] is False
+
+
+# --- logins
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"PGPASSWORD": "wrong"}, "AuthenticationFailed"), ({"PGDATABASE": "nöne"}, "DatabaseMissing")],
+)
+def test_no_login(restore: Restore, change: dict[str, str], reason: str) -> None:
+    assert restore.step("restore-load", **change).reason == reason
