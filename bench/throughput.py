@@ -23,6 +23,7 @@ from apiserver_kit import Kubectl  # noqa: E402 - needs the path above
 from lab import World, audited, operator, start_process  # noqa: E402
 
 from e2e.cluster import apiserver  # noqa: E402
+from postgres_operator import names  # noqa: E402
 
 NAMESPACE = "bench"
 POLICY = {
@@ -59,6 +60,8 @@ class Player:
 
     def job(self, event: dict) -> None:
         job = event["object"]
+        if job["metadata"]["labels"][names.LABEL_KIND] != "backup":
+            return
         backup = job["metadata"]["ownerReferences"][0]["name"]
         if backup not in self.seen:
             self.seen[backup] = time.monotonic()
@@ -96,7 +99,6 @@ async def measure(kubeconfig: Path, audit: Path, count: int) -> None:
     async with operator(kubeconfig) as lab:
         lab.cluster._client.user_agent = "bench"  # noqa: SLF001
         world = World(lab.cluster, NAMESPACE)
-        await world.ready_database()
         await world.claim()
         player = Player(world)
         prefix = "/apis/database.example.com/v1"
@@ -105,7 +107,7 @@ async def measure(kubeconfig: Path, audit: Path, count: int) -> None:
             asyncio.create_task(player.watch(f"{prefix}/namespaces/{NAMESPACE}/backups", player.backup)),
         ]
         process = start_process(kubeconfig, WATCH_NAMESPACES=NAMESPACE, LOG_LEVEL="WARNING")
-        await asyncio.sleep(5)
+        await world.serve_database()
         idle_cpu, idle_rss = usage(process.pid)
         begin = time.monotonic()
         created: dict[str, float] = {}

@@ -123,7 +123,7 @@ read_manifest() {
     fi
     [[ -f $directory/manifest.json ]] || fail ArtifactMissing "$ARTIFACT_PATH has no manifest.json: it is no finished backup."
     manifest=$(head -c 4000 "$directory/manifest.json" | tr -d '\0')
-    [[ $manifest =~ $pattern ]] || fail ManifestInvalid "$ARTIFACT_PATH/manifest.json is not a manifest as dumps write it."
+    [[ $manifest =~ $pattern && $manifest != *$'\n'* ]] || fail ManifestInvalid "$ARTIFACT_PATH/manifest.json is not a manifest as dumps write it."
     artifact="$directory/${BASH_REMATCH[1]}" format=${BASH_REMATCH[3]} size=${BASH_REMATCH[4]} sha256=${BASH_REMATCH[5]}
     [[ $format == custom && $artifact == *.pgdump || $format == plain && $artifact == *.sql ]] ||
         fail ManifestInvalid "$ARTIFACT_PATH/manifest.json names ${artifact##*/}, but its format is $format."

@@ -23,9 +23,10 @@ start_session() {
     exec {to}>"$scratch/in" {from}<"$scratch/out"
 }
 
-# tell: sends the SQL of its standard input to the session. hear: waits for its end; sets answer. Both fail when the
-# session has ended.
-tell() { { cat && printf '\n\\echo %s\n' "$end"; } >&"$to" 2>/dev/null; }
+# tell: sends the SQL of its standard input to the session. hear: waits for the answer, up to the line by which the server
+# shows that it did all of that (psql's own \echo would show up before a statement that was left open). Both fail when
+# the session has ended.
+tell() { { cat && printf "\n\\o\nSELECT '%s';\n" "$end"; } >&"$to" 2>/dev/null; }
 hear() {
     local line
     answer=
@@ -39,11 +40,13 @@ ask() { tell && hear; }
 
 # broken REASON WHAT: the session has ended before its time.
 broken() {
-    local reason=$1 text status=0 hint=
+    local reason=$1 text statement status=0 hint=
     exec {to}>&-
     wait "$session" || status=$?
     sed -E 's/((ERROR|FATAL|PANIC):  )[0-9A-Z]{5}: /\1/' "$scratch/errors" >"$scratch/terse"
     text=$(masked "$scratch/terse")
+    statement=$(sed -nE 's/^(CONTEXT:  )?SQL statement "(DROP .*) CASCADE"$/\2/p' "$scratch/errors" | tail -n 1)
+    [[ $reason != CleanFailed || -z $statement ]] || text+=" ($statement)"
     # What a function raises is the application's own text, and may quote any data.
     [[ $(grep -a '^LOCATION: ' "$scratch/errors" | tail -n 1) != *' exec_stmt_raise, '* ]] ||
         text='ERROR: a function of the application raised an exception, whose text is left out here: it may quote data'
@@ -52,7 +55,7 @@ broken() {
     *'role "'*'" does not exist'*) hint="Create that role and restore again." ;;
     *'permission denied to create extension'*) hint="Have a superuser create it in the target first." ;;
     *'lock timeout'*) hint="Other sessions use it: stop the application for the restore, or use spec.mode Replace." ;;
-    *'must be owner'*) hint="It belongs to another role: have that drop it, or use spec.mode Replace." ;;
+    *'must be owner'* | *'permission denied for schema'*) hint="It belongs to another role: have that drop it, or use spec.mode Replace." ;;
     '') text="psql ended with exit code $status" ;;
     esac
     fail "$reason" "$2: $text. ${hint:+$hint }$untouched"
@@ -153,9 +156,9 @@ FROM (SELECT schema, regexp_replace(quote_ident(name), '[][\.*^$(){}?+|/]', '\\\
             UNION ALL
             SELECT false, extname FROM pg_extension WHERE NOT pg_has_role(extowner, 'USAGE')) AS there (schema, name)
       WHERE name !~ '[\n\r]') AS patterns;
-\o /dev/null
 SQL
 write_filter
+printf '\\o /dev/null\n' >&"$to"
 log "Loading $size bytes ($format)"
 loaded=0
 run content >&"$to" 2>"$scratch/content" || loaded=$?

@@ -23,7 +23,8 @@ SQL
     fi
     ask <<'SQL' || broken RestoreFailed "Cannot see what is in the database"
 -- What people made: every object that no extension owns and that is no part of another object. Not what is ours,
--- default privileges (settings rather than data), user mappings (they go with their server), schemas of extensions.
+-- default privileges (settings rather than data), user mappings and labels (they go with server and type), schemas of
+-- extensions.
 CREATE FUNCTION pg_temp.objects(OUT classid oid, OUT objid oid, OUT type text, OUT identity text) RETURNS SETOF record
 LANGUAGE plpgsql AS $objects$
 DECLARE
@@ -33,14 +34,17 @@ BEGIN
         SELECT c.oid FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'oid'
         WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relkind = 'r'
             AND (NOT c.relisshared OR c.oid = 'pg_subscription'::regclass)
-            AND c.oid NOT IN ('pg_extension'::regclass, 'pg_default_acl'::regclass, 'pg_user_mapping'::regclass)
+            AND c.relname NOT IN ('pg_extension', 'pg_default_acl', 'pg_user_mapping', 'pg_enum')
     LOOP
         RETURN QUERY EXECUTE format($query$
-            SELECT %1$s::oid, o.oid, i.type, i.identity
-            FROM %2$s o, pg_identify_object(%1$s, o.oid, 0) i
-            WHERE NOT EXISTS (SELECT FROM pg_depend d
-                    WHERE d.classid = %1$s AND d.objid = o.oid AND d.deptype IN ('a', 'i', 'P', 'S', 'e'))
-                AND concat(i.schema, i.name) !~ '^pg_(toast|temp)'  AND i.schema IS DISTINCT FROM 'postgres_operator' AND %3$s
+            WITH made AS MATERIALIZED (
+                SELECT o.oid FROM %2$s o
+                WHERE %3$s AND NOT EXISTS (SELECT FROM pg_depend d
+                    WHERE d.classid = %1$s AND d.objid = o.oid AND d.objsubid = 0 AND d.deptype IN ('a', 'i', 'P', 'S', 'e'))
+            )
+            SELECT %1$s::oid, oid, i.type, i.identity FROM made, pg_identify_object(%1$s, oid, 0) i
+            WHERE i.identity IS NOT NULL AND i.schema IS DISTINCT FROM 'postgres_operator'
+                AND concat(i.schema, i.name) !~ '^pg_(toast|temp)'
             $query$, CASE catalog WHEN 'pg_largeobject_metadata'::regclass THEN 'pg_largeobject'::regclass::oid ELSE catalog END,
             catalog::regclass, CASE catalog
                 WHEN 'pg_largeobject_metadata'::regclass THEN 'true' -- may have any number

@@ -109,6 +109,19 @@ def test_a_message_cannot_command_a_terminal(logged, format_, control):
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in line)
 
 
+def test_nor_can_an_error_in_a_text_traceback_command_one(logged):
+    lines = logged("text", lambda log: crash(log, "a\x1b[2J\x9b31m\x07b"))
+    assert any("ValueError: a" in line for line in lines)
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in "".join(lines))
+
+
+def test_nothing_in_json_is_more_than_a_line_or_commands_a_terminal(logged):
+    lines = logged("json", lambda log: crash(log, "a\x1b[2J\x9b31m\u2028\x85b"))
+    assert len(lines) == 1
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in lines[0])
+    assert "\x9b31m\u2028" in json.loads(lines[0])["exception"]
+
+
 def test_only_the_level_that_was_asked_for(logged):
     def each(log):
         log.debug("d")

@@ -107,6 +107,12 @@ def test_locations_are_what_a_restore_accepts(database, backup, uid):
     assert all(len(segment) <= 255 for segment in path.split("/"))  # a file name's limit
 
 
+def test_the_longest_name_of_a_backup_fits_into_a_file_name():
+    longest = names.artifact_path("d" * 52, "b" * 253, UID)
+    assert max(map(len, longest.split("/"))) <= 255
+    assert longest.endswith(f"-{UID}")
+
+
 def test_a_recreated_backup_writes_elsewhere():
     assert names.artifact_path("db", "b", "1") != names.artifact_path("db", "b", "2")
     assert names.artifact_path("db", "x" * 200, "1") != names.artifact_path("db", "x" * 200, "2")

@@ -1,6 +1,5 @@
 import itertools
 import json
-import os
 import re
 from pathlib import Path
 
@@ -483,7 +482,7 @@ def test_a_missing_template_is_told_by_its_name(tmp_path):
         Renderer(tmp_path, 1, 1).job(OWNER, action("gone.yaml.j2"))
 
 
-@pytest.mark.parametrize("filtered", ["{{ missing | string | tojson }}", "{{ missing }}", "{{ image.missing }}"])
+@pytest.mark.parametrize("filtered", ["{{ missing | tojson }}", "{{ missing }}", "{{ image.missing }}"])
 def test_what_is_undefined_is_named(own, filtered):
     with pytest.raises(TemplateInvalid, match="missing"):
         own(changed("{{ image | tojson }}", filtered)).job(OWNER, action())
@@ -499,16 +498,14 @@ def test_one_rendering_does_not_change_the_next(own):
     renderer = own(GOOD)
     first = renderer.job(OWNER, action(claim=VAULT))
     first["spec"]["template"]["spec"]["securityContext"]["runAsUser"] = 0
-    containers(first)[0]["securityContext"]["capabilities"] = {"add": ["ALL"]}
+    containers(first)[0]["securityContext"]["capabilities"]["drop"].clear()
     second = renderer.job(OWNER, action())
     assert second["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == 1001
     assert containers(second)[0]["securityContext"]["capabilities"]["drop"] == ["ALL"]
     assert "affinity" not in second["spec"]["template"]["spec"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_template_is_told_by_its_name(own, tmp_path):
-    renderer = own(GOOD)
-    (tmp_path / "t.yaml.j2").chmod(0)
+def test_a_template_that_cannot_be_read_is_told_by_its_name(tmp_path):
+    (tmp_path / "t.yaml.j2").mkdir()
     with pytest.raises(TemplateInvalid, match=r"t\.yaml\.j2"):
-        renderer.job(OWNER, action())
+        Renderer(tmp_path, 1, 1).job(OWNER, action())

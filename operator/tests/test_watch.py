@@ -105,6 +105,11 @@ def waiting_things():
 WAITERS = {key("Backup", "waits"), key("Restore", "waits-too")}
 
 
+def queued(reason):
+    condition = {"type": "Complete", "status": "False", "reason": reason, "message": "m", "lastTransitionTime": ago(5)}
+    return {"phase": "Pending", "conditions": [condition]}
+
+
 def deleting(body):
     return {**body, "metadata": {**body["metadata"], "deletionTimestamp": ago(1)}}
 
@@ -116,6 +121,9 @@ def deleting(body):
         pytest.param("BackupStore", store(), False, True, id="store-appears"),
         pytest.param("Backup", backup(status={"phase": "Completed"}), False, True, id="backup-ends"),
         pytest.param("Restore", restore(), True, True, id="restore-is-gone"),
+        pytest.param("Restore", restore(status=queued("ClaimNotFound")), False, True, id="restore-leaves-the-queue"),
+        pytest.param("Restore", restore(status=queued("WaitingForSlot")), False, False, id="restore-queues"),
+        pytest.param("Restore", restore(status={"phase": "InProgress"}), False, False, id="restore-begins"),
         pytest.param("Job", job_of(backup(), **complete()), False, True, id="job-ends"),
         pytest.param("Job", deleting(job_of(backup(), active=1)), True, True, id="job-is-gone"),
         pytest.param("Job", job_of(backup(), active=1), True, True, id="job-is-gone-without-notice"),

@@ -1,5 +1,6 @@
 """The operator's parts against a real API server, without its watches; the test plays the Job controller and kubelet."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -102,6 +103,24 @@ class World:
         made = await self.create("Database", body)
         await self.cluster.set_status("Database", made, {"phase": "Ready", "ready": True, "serverVersion": "17.6"})
 
+    async def serve_database(self, name: str = "db") -> None:
+        """Play the StatefulSet controller and the verification for an operator that runs."""
+        body = {"apiVersion": names.API_VERSION, "kind": "Database", "metadata": {"name": name}, "spec": {}}
+        await self.create("Database", body)
+        server = await self._appears("StatefulSet", name)
+        counts = {"replicas": 1, "readyReplicas": 1, "updatedReplicas": 1, "observedGeneration": 1}
+        await self.cluster.set_status("StatefulSet", server, {**counts, "currentRevision": "r", "updateRevision": "r"})
+        async with asyncio.timeout(30):
+            while not (jobs := await self.jobs()):
+                await asyncio.sleep(0.1)
+        await self.end(jobs[0], {"serverVersion": "17.6"})
+
+    async def _appears(self, kind: str, name: str) -> dict[str, Any]:
+        async with asyncio.timeout(30):
+            while not (found := await self.get(kind, name)):
+                await asyncio.sleep(0.1)
+        return found
+
     async def claim(self, name: str = "backups") -> None:
         body = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": POLICY.claim_spec}
         await self.create("PersistentVolumeClaim", body)
@@ -112,7 +131,7 @@ class World:
         return await self.create("Backup", body)
 
     async def finish(self, job: dict[str, Any], **manifest: Any) -> None:
-        """The Job's pod has made a backup and ended; the Job is Complete."""
+        """The Job's pod has made a backup."""
         location = job["metadata"]["annotations"][names.ANNOTATION_LOCATION]
         result = {
             "schema": 1,
@@ -127,6 +146,10 @@ class World:
             "source": {},
             **manifest,
         }
+        await self.end(job, result)
+
+    async def end(self, job: dict[str, Any], result: dict[str, Any]) -> None:
+        """The Job's pod has reported this; the Job is Complete."""
         await self.pod(job, json.dumps({"result": result}))
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         done = [{"type": t, "status": "True", "lastTransitionTime": now} for t in ("SuccessCriteriaMet", "Complete")]

@@ -244,15 +244,15 @@ def test_wrong_settings_end_the_process_with_a_clear_message(tmp_path: Path):
 
 async def test_a_process_works_and_ends_at_a_signal(world: World, with_crds: Path):
     """Everything together, watches too."""
-    await world.ready_database()
     await world.claim()
     process = start_process(with_crds, WATCH_NAMESPACES=world.namespace, LOG_FORMAT="json")
     try:
-        await world.backup("b")
+        await world.serve_database()
+        made = await world.backup("b")
         async with asyncio.timeout(60):
-            while not (jobs := await world.jobs()):
+            while not (job := await world.get("Job", job_name("Backup", "b", made["metadata"]["uid"]))):
                 await asyncio.sleep(0.1)
-            await world.finish(jobs[0])
+            await world.finish(job)
             while await phase(world) != "Completed":
                 await asyncio.sleep(0.1)
         process.send_signal(signal.SIGTERM)

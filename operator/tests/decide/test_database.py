@@ -342,8 +342,9 @@ def test_a_changed_spec_updates_the_server(spec):
     action = ask(body, server=sts)
     assert isinstance(action, UpdateServer)
     # It replaces exactly the version that was looked at.
-    assert action.server["metadata"].pop("resourceVersion") == "77"
-    assert action.server == server.stateful_set(read(body), 999)
+    assert action.server["metadata"]["resourceVersion"] == "77"
+    assert action.server == server.updated(sts, server.stateful_set(read(body), 999))
+    assert action.server["metadata"]["annotations"] != sts["metadata"]["annotations"]
     assert (action.then.status["phase"], action.then.status["ready"]) == ("Updating", False)
     assert conditions(action.then.status) == {"Ready": "False", "Progressing": "True"}
 

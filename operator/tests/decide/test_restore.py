@@ -249,7 +249,7 @@ def test_a_vanished_job_says_that_the_target_may_have_changed():
 
 def test_a_restore_that_completes_while_it_is_being_stopped_is_complete():
     body = running_restore(error={"reason": "StartDeadlineExceeded", "message": "m"})
-    action = ask(body, job=job_of(body, **complete()), pods=[pod("Succeeded", ended(0, report()))])
+    action = finished(body, report())
     assert action.status["phase"] == "Completed"
     assert "error" not in action.status
 
@@ -335,10 +335,22 @@ def test_without_its_pod_a_complete_job_still_counts(mode, keep, db, kept):
     assert action.status.get("previousDatabase") == expected
 
 
-@pytest.mark.parametrize("text", ['{"result": {"location": "x"}}', report(serverVersion="; DROP"), report(warning=5)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('{"result": {"location": "db/nightly-1"}}', id="no-versions"),
+        pytest.param(report(serverVersion="s3cret row"), id="no-version"),
+        pytest.param(report(warning=["s3cret row"]), id="wrong-type"),
+        pytest.param(report(location="db/nightly-2"), id="another-backup"),
+        pytest.param(report(location="nightly-1"), id="only-its-tail"),
+    ],
+)
 def test_a_report_that_is_not_valid_is_never_completed(text):
     action = finished(running_restore(), text)
     assert (action.status["phase"], action.status["error"]["reason"]) == ("Failed", "ResultInvalid")
+    # The Job is Complete, so the target has changed: people must not take this for nothing done.
+    assert f"restored {LOCATION}" in action.status["error"]["message"]
+    assert "s3cret" not in json.dumps(action.status) + action.event.message
 
 
 @pytest.mark.parametrize(

@@ -234,10 +234,18 @@ def test_an_update_keeps_what_cannot_change_and_replaces_the_rest():
     }
     live["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"] = "old"
     wanted = server.stateful_set(db(), 999)
+    live["metadata"]["finalizers"] = ["foregroundDeletion"]
+    live["metadata"]["labels"]["team"] = "shop"
+    live["metadata"]["annotations"]["note"] = "by hand"
     made = server.updated(live, wanted)
     for field in ("podManagementPolicy", "serviceName", "selector", "volumeClaimTemplates"):
         assert made["spec"][field] == live["spec"][field] != wanted["spec"][field]
-    assert made["metadata"] == {**wanted["metadata"], "resourceVersion": "77"}
+    meta = made["metadata"]
+    assert meta["resourceVersion"] == "77"
+    assert meta["labels"] == {**wanted["metadata"]["labels"], "team": "shop"}
+    assert meta["annotations"] == {**wanted["metadata"]["annotations"], "note": "by hand"}
+    assert meta["finalizers"] == ["foregroundDeletion"]
+    assert meta["ownerReferences"] == wanted["metadata"]["ownerReferences"]
     assert made["spec"]["template"] == wanted["spec"]["template"]
     assert "nodeSelector" not in made["spec"]["template"]["spec"]
     assert made["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Retain"

@@ -449,7 +449,15 @@ def test_a_manifest_that_is_not_as_dumps_write_it(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", "null\n", json.dumps(MANIFEST)[:-5], json.dumps(MANIFEST) + "\n{}\n", " " * 5000, "\0" * 300],
+    [
+        "",
+        "{}",
+        "null\n",
+        json.dumps(MANIFEST)[:-5],
+        json.dumps(MANIFEST) + "\n" + json.dumps(MANIFEST),
+        " " * 5000,
+        "\0" * 300,
+    ],
     ids=["empty", "no keys", "null", "cut", "two", "long", "zeros"],
 )
 def test_a_file_that_is_no_manifest(pods: Pods, store: Path, backup: Path, text: str) -> None:
