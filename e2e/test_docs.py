@@ -20,7 +20,7 @@ import pytest
 
 from e2e import kit
 from e2e.cluster import Cluster, kubectl_command
-from e2e.support import apply, diagnose, fresh_namespace, kubectl
+from e2e.support import apply, diagnose, fresh_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,14 +218,16 @@ def played(
     operator: None,  # noqa: ARG001 -- it runs
     cluster: Cluster,
     tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> Iterator[dict[str, Future[list[str]]]]:
-    """All documents, at the same time."""
-    kubectl("version")
+    """All documents whose tests were selected, at the same time."""
+    calls = [item.callspec for item in request.session.items if getattr(item, "originalname", "") == "test_commands"]
+    names = {call.params["name"] for call in calls}
     with ThreadPoolExecutor(4) as pool:
         yield {
             doc.name: pool.submit(play, doc, cluster, tmp_path_factory.mktemp(doc.path.stem))
             for doc in map(read, DOCS)
-            if doc.commands
+            if doc.name in names
         }
 
 

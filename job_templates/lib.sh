@@ -26,7 +26,7 @@ json_string() {
 # report JSON: the result of this script; the last thing it does.
 report() { printf '{"result": %s}\n' "$1" >"$TERMINATION_LOG"; }
 
-# fail REASON MESSAGE: reasons are part of the interface, see docs/reasons.md. In a subshell too, the first one counts.
+# fail REASON MESSAGE: reasons are part of the interface, see docs/troubleshooting.md. In a subshell too, the first one counts.
 fail() {
     log "FAILED: $1: $2"
     [[ -s $TERMINATION_LOG ]] ||
@@ -69,7 +69,7 @@ masked() {
     kinds+='|subscription|server|wrapper|method|class|family|configuration|dictionary|object|file|directory|at|host'
     grep -aE -m1 '(ERROR|FATAL|PANIC|error|fatal): ' "$1" 2>/dev/null |
         sed -E -e 's/^(psql|pg_dump|pg_restore)[^ ]*: ((error|detail): )?//' \
-            -e ':name' -e "s/^(([^\"]*[^a-z\"])?($kinds)( name)? )\"([^\"]*)\"/\1"$'\001\\5\002/' -e 'tname' \
+            -e ':name' -e "s/^(([^\"]*[^a-z])?($kinds)( name)? )\"([^\"]*)\"/\1"$'\001\\5\002/' -e 'tname' \
             -e 's/".*"( is out of range for type [a-z ]+)$/"…"\1/' -e 'tend' -e 's/".*/"…"/' -e ':end' \
             -e $'s/[\001\002]/"/g' | head -c 800 || true
 }

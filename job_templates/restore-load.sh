@@ -10,8 +10,11 @@ trap '' PIPE # when psql has ended, writing to it fails; it says itself why it e
 export PGOPTIONS=$UNDISTURBED
 
 cleanup() {
-    [[ -z $discard ]] || PGDATABASE=$target psql -XAtqw -v fresh="$PGDATABASE" 2>"$scratch/errors" \
-        <<<'DROP DATABASE IF EXISTS :"fresh" WITH (FORCE)' || log "Database $PGDATABASE is left behind: $(masked "$scratch/errors")"
+    [[ -z $discard ]] || PGDATABASE=$target psql -XAtqw -v fresh="$discard" 2>"$scratch/errors" <<'SQL' ||
+SET statement_timeout = '60s';
+DROP DATABASE IF EXISTS :"fresh" WITH (FORCE);
+SQL
+        log "Database $discard is left behind: $(masked "$scratch/errors")"
 }
 
 start_session() {
@@ -50,13 +53,13 @@ broken() {
     # What a function raises is the application's own text, and may quote any data.
     [[ $(grep -a '^LOCATION: ' "$scratch/errors" | tail -n 1) != *' exec_stmt_raise, '* ]] ||
         text='ERROR: a function of the application raised an exception, whose text is left out here: it may quote data'
-    case $text in
+    case $reason:$text in
     *'out of shared memory'*) reason=TooManyObjects hint="Restore with spec.mode Replace, which needs no lock on each of them, or raise max_locks_per_transaction." ;;
     *'role "'*'" does not exist'*) hint="Create that role and restore again." ;;
     *'permission denied to create extension'*) hint="Have a superuser create it in the target first." ;;
     *'lock timeout'*) hint="Other sessions use it: stop the application for the restore, or use spec.mode Replace." ;;
-    *'must be owner'* | *'permission denied for schema'*) hint="It belongs to another role: have that drop it, or use spec.mode Replace." ;;
-    '') text="psql ended with exit code $status" ;;
+    CleanFailed:*'must be owner'* | CleanFailed:*'permission denied'*) hint="It belongs to another role: have that drop it, or use spec.mode Replace." ;;
+    *:) text="psql ended with exit code $status" ;;
     esac
     fail "$reason" "$2: $text. ${hint:+$hint }$untouched"
 }
@@ -123,7 +126,7 @@ if [[ $MODE == Replace ]]; then
         exit 0
     fi
     PGDATABASE=$(<"$WORK_DIR/scratch")
-    discard=yes
+    discard=$PGDATABASE # its owner may drop it
 fi
 connect 20
 log "PostgreSQL $server_version at $PGHOST:$PGPORT, database $PGDATABASE, mode $MODE"

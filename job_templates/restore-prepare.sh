@@ -13,7 +13,10 @@ sql() {
 failed() { fail RestoreFailed "$1: $(masked "$scratch/errors"). Database $TARGET_DATABASE was not touched."; }
 
 cleanup() {
-    [[ -z $discard ]] || sql <<<'DROP DATABASE IF EXISTS :"fresh"' || log "Database $fresh is left behind: $(masked "$scratch/errors")"
+    [[ -z $discard ]] || sql <<'SQL' || log "Database $fresh is left behind: $(masked "$scratch/errors")"
+SET statement_timeout = '60s';
+DROP DATABASE IF EXISTS :"fresh" WITH (FORCE);
+SQL
 }
 
 # Leftovers are recorded, of this target and of a Restore that never finished; a second pod of this one may be using its
@@ -43,6 +46,10 @@ privileged_extensions() {
 SELECT concat(
     CASE WHEN n.nspname <> 'public' AND n.nspname NOT LIKE 'pg\_%'
         THEN format('CREATE SCHEMA IF NOT EXISTS %I AUTHORIZATION %I; ', n.nspname, pg_get_userbyid(n.nspowner)) END,
+    -- The dump grants them too, but its role may not: then PostgreSQL only warns where they are there already.
+    (SELECT string_agg(format('GRANT %s ON SCHEMA %I TO %s; ', privilege_type, n.nspname,
+                              CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END), '')
+     FROM aclexplode(n.nspacl) WHERE n.nspname <> 'public' AND n.nspname NOT LIKE 'pg\_%'),
     format('CREATE EXTENSION IF NOT EXISTS %I SCHEMA %I', e.extname, n.nspname),
     -- What was upgraded may have a version that can no longer be installed directly: then it is the default one.
     CASE WHEN v.version IS NOT NULL THEN format(' VERSION %L', v.version) END, ' CASCADE;')

@@ -16,7 +16,10 @@ sql() {
 
 # By its name, which only what was never swapped in has.
 cleanup() {
-    [[ -z $discard ]] || sql <<<'DROP DATABASE IF EXISTS :"fresh" WITH (FORCE)' || log "Database $fresh is left behind: $(masked "$scratch/errors")"
+    [[ -z $discard ]] || sql <<'SQL' || log "Database $fresh is left behind: $(masked "$scratch/errors")"
+SET statement_timeout = '60s';
+DROP DATABASE IF EXISTS :"fresh" WITH (FORCE);
+SQL
 }
 
 # Sets winner: the UID of the pod that finished this Restore; empty when it is still to be done.

@@ -21,7 +21,7 @@ SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') AS no_role,
     \echo Created role :"role"
 \endif
 \if :no_database
-    CREATE DATABASE :"database" OWNER :"role" TEMPLATE template0;
+    CREATE DATABASE :"database" OWNER :"role" TEMPLATE template0; -- nobody can be connected to that
     \echo Created database :"database"
 \endif
 SQL

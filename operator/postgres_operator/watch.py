@@ -12,12 +12,10 @@ from typing import Any
 import kopf
 
 from . import names
-from .api.restore import Restore
 from .cache import Cache, Key
 from .cluster import RESOURCES, Cluster
 from .decide.actions import Body
 from .decide.jobs import read_job
-from .decide.run import waits_for_slot
 from .errors import OperatorError
 from .queue import WorkQueue
 
@@ -160,8 +158,9 @@ def _frees(kind: str, body: Body) -> bool:
         case "Backup":
             return body.get("status", {}).get("phase") in ("Completed", "Failed")
         case "Restore":  # one that waits for more than its turn holds nobody up
-            restore = Restore.model_validate(body)
-            return restore.status.phase != "InProgress" and not waits_for_slot(restore)
+            status = body.get("status", {})
+            reasons = [c["reason"] for c in status.get("conditions", [])]
+            return status.get("phase") != "InProgress" and "WaitingForSlot" not in reasons
         case "Job":
             job = read_job(body)
             return job is not None and (job.finished or job.deleting)

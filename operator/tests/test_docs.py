@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from jinja2 import Environment, FileSystemLoader, meta, nodes
 from kubernetes_validate import validate as validate_native
+from test_render import CASES
 
 from postgres_operator import metrics, names
 from postgres_operator.api import crd
@@ -154,33 +154,17 @@ def test_defaults_and_choices_are_documented(kind: str) -> None:
             assert f"`{choice}`" in documented[path][2], (path, choice)
 
 
-def variables(template: str) -> set[str]:
-    """What a template asks for, itself and in what it includes or imports."""
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False)  # noqa: S701 - YAML, only parsed
-    todo, seen, found = [template], set(), set()
-    while todo:
-        name = todo.pop()
-        seen.add(name)
-        tree = environment.parse((TEMPLATES / name).read_text())
-        # Of a template that extends another one, Jinja takes what it sets and imports for undeclared.
-        own = {name.name for name in tree.find_all(nodes.Macro)}
-        own |= {name for imported in tree.find_all(nodes.FromImport) for name in imported.names}
-        own |= {target.name for target in tree.find_all(nodes.Name) if target.ctx == "store"}
-        found |= meta.find_undeclared_variables(tree) - own
-        todo += [other for other in meta.find_referenced_templates(tree) if other and other not in seen]
-    return found - {"script"}
-
-
 def test_every_template_variable_is_documented() -> None:
-    jobs = sorted(path.name for path in TEMPLATES.glob("*.yaml.j2"))
-    used: dict[str, set[str]] = {}
-    for job in jobs:
-        for variable in variables(job):
-            used.setdefault(variable, set()).add(job.removesuffix(".yaml.j2"))
-    text = section(read("docs/templates.md"), "Variables")
-    documented = {row[0].strip("`"): set(re.findall(r"`([a-z-]+)`", row[1])) for row in rows(text)}
-    everywhere = {job.removesuffix(".yaml.j2") for job in jobs}
-    assert {name: where or everywhere for name, where in documented.items()} == used
+    passed: dict[str, set[str]] = {}
+    for _, action in CASES.values():
+        for variable in action.values:
+            passed.setdefault(variable, set()).add(action.template.removesuffix(".yaml.j2"))
+    table = {row[0].strip("`"): row for row in rows(section(read("docs/templates.md"), "Variables"))}
+    everywhere = set().union(*passed.values())
+    documented = {name: set(re.findall(r"`([a-z-]+)`", row[1])) or everywhere for name, row in table.items()}
+    assert documented == passed
+    parts = CASES["backup"][1].values["database"]
+    assert re.findall(r"`([a-z_]+)`", table["database"][2]) == list(parts)
 
 
 def test_every_script_is_documented() -> None:

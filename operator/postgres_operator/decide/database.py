@@ -187,8 +187,11 @@ def _verify(database: Database, facts: DatabaseFacts) -> Action:
 def _verified(database: Database, facts: DatabaseFacts, job: Job, hash_: str) -> Action:
     if facts.pods is None:
         return Ask(Fact.PODS)
+    if job.failed and not facts.pods and facts.refusals is None:
+        return Ask(Fact.REFUSALS)
     if job.failed:
-        return _failed(database, facts, failure(job, facts.pods, "VerificationFailed"))
+        problem = refusal(job, facts.refusals or ()) or failure(job, facts.pods, "VerificationFailed")
+        return _failed(database, facts, problem)
     try:
         version = VerifyResult.model_validate(result(facts.pods)).server_version
     except ValidationError:

@@ -91,6 +91,13 @@ def test_only_what_is_missing_is_made(pods: Pods, clean: Server) -> None:
     assert clean.sql("SELECT rolcreatedb FROM pg_roles WHERE rolname = 'app'") == "t"
 
 
+def test_the_database_is_made_while_somebody_uses_template1(pods: Pods, clean: Server) -> None:
+    session = clean.start_sql("SELECT 1", "template1")
+    outcome = pods.run("verify.sh", _env(clean))
+    session.communicate()
+    assert set(outcome.result) == {"serverVersion"}
+
+
 def test_what_is_there_is_not_changed(pods: Pods, clean: Server) -> None:
     clean.sql(f"CREATE ROLE app LOGIN PASSWORD '{SECRET}-another'")
     clean.sql("CREATE DATABASE app")
