@@ -55,6 +55,7 @@ class Player:
                 timeout=aiohttp.ClientTimeout(total=None),
             ) as response,
         ):
+            response.raise_for_status()
             async for line in response.content:
                 handle(json.loads(line))
 
@@ -102,12 +103,12 @@ async def measure(kubeconfig: Path, audit: Path, count: int) -> None:
         await world.claim()
         player = Player(world)
         prefix = "/apis/database.example.com/v1"
+        process = start_process(kubeconfig, WATCH_NAMESPACES=NAMESPACE, LOG_LEVEL="WARNING")
+        await world.serve_database()
         watches = [
             asyncio.create_task(player.watch(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs", player.job)),
             asyncio.create_task(player.watch(f"{prefix}/namespaces/{NAMESPACE}/backups", player.backup)),
         ]
-        process = start_process(kubeconfig, WATCH_NAMESPACES=NAMESPACE, LOG_LEVEL="WARNING")
-        await world.serve_database()
         idle_cpu, idle_rss = usage(process.pid)
         begin = time.monotonic()
         created: dict[str, float] = {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from e2e import kit
-from e2e.support import delete, get, kubectl, psql, wait_for
+from e2e.support import apply, delete, get, kubectl, psql, wait_for
 
-DAMAGE = "DROP TABLE orders; UPDATE customers SET name = 'gone ' || id; CREATE TABLE later (n int REFERENCES customers)"
+DAMAGE = "DROP TABLE orders CASCADE; UPDATE customers SET name = 'gone ' || id; CREATE TABLE later (n int REFERENCES customers)"
 
 
 @pytest.mark.parametrize(("format_", "version"), [("custom", 17), ("plain", 15)])
@@ -102,6 +102,8 @@ def test_by_location_after_the_backup_object_is_gone(namespace: str) -> None:
 def test_a_location_in_no_store_of_the_namespace(namespace: str) -> None:
     kit.ready_database(namespace)
     name = kit.start_restore(namespace, location="pvc://data-shop-0/pgdata/base")
+    kit.wait_reason("restore", name, namespace, "StoreNotFound")
+    apply(kit.resource("BackupStore", "default", {"pvc": {"claimName": "backups"}}), namespace)
     assert "spec.storeRef" in kit.failed("restore", name, namespace, "LocationNotInStore")
 
 

@@ -8,15 +8,18 @@ cleanup() { rm -rf "$partial"; }
 
 # write_failure FILE REASON MESSAGE: a write into the volume failed, and FILE says how.
 write_failure() {
+    local free
     if grep -qaE 'No space left|quota exceeded' <(grep -av ' ERROR: ' "$1"); then # not what the server ran out of
-        fail VolumeFull "The backup volume is full ($(df -Ph "$STORE_DIR" | awk 'END { print $4 " of " $2 " free" }')). Make room or enlarge the claim."
+        free=$(df -Ph "$STORE_DIR" | awk 'END { print $4 " of " $2 " free" }')
+        fail VolumeFull "The backup volume is full ($free). Make room or enlarge the claim."
     fi
     fail "$2" "$3"
 }
 
 # volume COMMAND...: a command that writes into the backup volume.
 volume() {
-    run "$@" 2>"$scratch/volume" || write_failure "$scratch/volume" DumpFailed "Cannot write to the backup volume: $(head -c 500 "$scratch/volume")"
+    run "$@" 2>"$scratch/volume" ||
+        write_failure "$scratch/volume" DumpFailed "Cannot write to the backup volume: $(head -c 500 "$scratch/volume")"
 }
 
 report_existing() {
@@ -39,10 +42,12 @@ remove_leftovers() {
 
 dump() {
     local status=0 text
-    run pg_dump --format="$FORMAT" --file="$partial/$file" --exclude-schema=postgres_operator --no-owner --no-password 2>"$scratch/dump" || status=$?
+    run pg_dump --format="$FORMAT" --file="$partial/$file" --exclude-schema=postgres_operator \
+        --no-owner --no-password 2>"$scratch/dump" || status=$?
     ((status != 0)) || return 0
     if ((status > 128)); then
-        fail DumpFailed "pg_dump was killed by signal $(kill -l "$status"). If that was KILL, it needs more memory (spec.resources.limits.memory)."
+        text="If that was KILL, it needs more memory (spec.resources.limits.memory)."
+        fail DumpFailed "pg_dump was killed by signal $(kill -l "$status"). $text"
     fi
     grep -a 'Error message from server: ' "$scratch/dump" >"$scratch/server" || true
     text="$(masked "$scratch/dump") $(masked "$scratch/server")"
@@ -57,18 +62,27 @@ prove() {
         run pg_restore --file=/dev/null "$partial/$file" 2>"$scratch/proof" ||
             fail DumpFailed "pg_dump ended well, but pg_restore cannot read what it wrote: $(masked "$scratch/proof")"
     else
-        key=$(head -n 10 "$partial/$file" | sed -n 's/^\\restrict //p') # versions of 2025 and later, and the end has it too
+        # Versions since August 2025 begin with \restrict and a key, and end with \unrestrict and the same key.
+        key=$(head -n 10 "$partial/$file" | sed -n 's/^\\restrict //p')
         end=$(tail -c 1000 "$partial/$file")
         [[ $end == *$'\n-- PostgreSQL database dump complete\n'* && (-z $key || $end == *$'\n\\unrestrict '"$key") ]] ||
             fail DumpFailed "pg_dump ended well, but the end of what it wrote is missing."
     fi
 }
 
+# One line, in the form that read_manifest reads.
+write_manifest() {
+    printf '{"schema": 1, "location": "%s", "file": "%s", "format": "%s", ' "$ARTIFACT_PATH" "$file" "$FORMAT"
+    printf '"sizeBytes": %d, "sha256": "%s", ' "$size" "$sha256"
+    printf '"serverVersion": "%s", "toolVersion": "%s", ' "$server_version" "$tool"
+    printf '"backupTime": "%s", "source": %s}\n' "$began" "$BACKUP_SOURCE"
+}
+
 connect 20
 tool=$(tool_version pg_dump)
 log "PostgreSQL $server_version at $PGHOST:$PGPORT, pg_dump $tool, database $PGDATABASE"
 if ((${server_version%%[!0-9]*} > ${tool%%[!0-9]*})); then
-    fail VersionMismatch "pg_dump $tool cannot dump PostgreSQL $server_version: use an image (spec.image of the Database) of that major version."
+    fail VersionMismatch "pg_dump $tool cannot dump PostgreSQL $server_version: set spec.image of the Database to that version."
 fi
 [[ ! -e $final ]] || report_existing
 
@@ -93,8 +107,7 @@ prove
 run sha256sum <"$partial/$file" >"$scratch/sha256"
 read -r sha256 _ <"$scratch/sha256"
 
-printf '{"schema": 1, "location": "%s", "file": "%s", "format": "%s", "sizeBytes": %d, "sha256": "%s", "serverVersion": "%s", "toolVersion": "%s", "backupTime": "%s", "source": %s}\n' \
-    "$ARTIFACT_PATH" "$file" "$FORMAT" "$size" "$sha256" "$server_version" "$tool" "$began" "$BACKUP_SOURCE" >"$scratch/manifest"
+write_manifest >"$scratch/manifest"
 volume cp "$scratch/manifest" "$partial/manifest.json"
 volume sync "$partial/manifest.json" "$partial"
 ARTIFACT_PATH="${partial#"$STORE_DIR"/}" read_manifest # as whoever restores it will

@@ -90,9 +90,11 @@ connect_failure() {
 }
 
 # PGOPTIONS that no setting of a server, database or role can disturb: names mean PostgreSQL's own, nothing is read-only,
-# nothing times out, and the server notices within seconds that a client is gone (its transaction rolls back).
-readonly UNDISTURBED='-c search_path=pg_catalog -c standard_conforming_strings=on -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0
- -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c client_connection_check_interval=5s'
+# nothing times out, what is committed is on disk, and the server notices within a second that a client is gone (its
+# transaction rolls back).
+readonly UNDISTURBED='-c search_path=pg_catalog -c standard_conforming_strings=on -c default_transaction_read_only=off
+ -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0
+ -c client_connection_check_interval=1s -c synchronous_commit=on'
 
 # connect SECONDS: waits that long for a server that lets us log in to $PGDATABASE; sets server_version ("17.6").
 # pg_isready alone would pass with a wrong password and for a missing database.

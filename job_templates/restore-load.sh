@@ -53,34 +53,16 @@ broken() {
     # What a function raises is the application's own text, and may quote any data.
     [[ $(grep -a '^LOCATION: ' "$scratch/errors" | tail -n 1) != *' exec_stmt_raise, '* ]] ||
         text='ERROR: a function of the application raised an exception, whose text is left out here: it may quote data'
-    case $reason:$text in
+    case $reason:$(grep -aE -m 1 '(ERROR|FATAL|PANIC): ' "$scratch/terse") in
     *'out of shared memory'*) reason=TooManyObjects hint="Restore with spec.mode Replace, which needs no lock on each of them, or raise max_locks_per_transaction." ;;
+    *'unrecognized configuration parameter'* | *'invalid command \'*) reason=VersionMismatch hint="The dump needs a newer PostgreSQL: use an image (spec.image of the Database) like the one that made it." ;;
     *'role "'*'" does not exist'*) hint="Create that role and restore again." ;;
     *'permission denied to create extension'*) hint="Have a superuser create it in the target first." ;;
     *'lock timeout'*) hint="Other sessions use it: stop the application for the restore, or use spec.mode Replace." ;;
     CleanFailed:*'must be owner'* | CleanFailed:*'permission denied'*) hint="It belongs to another role: have that drop it, or use spec.mode Replace." ;;
-    *:) text="psql ended with exit code $status" ;;
     esac
+    [[ -n $text ]] || text="psql ended with exit code $status"
     fail "$reason" "$2: $text. ${hint:+$hint }$untouched"
-}
-
-# settle: the session ended around its COMMIT. Only a new one can tell, when no other is at it any more, which came first.
-settle() {
-    local deadline=$((SECONDS + 60))
-    until run psql -XAtqw -v ON_ERROR_STOP=1 -v uid="$RESTORE_UID" >"$scratch/marker" 2>"$scratch/connect" <<'SQL'; do
-SET lock_timeout = '60s';
-SELECT pg_advisory_lock(hashtext('postgres_operator')) \g /dev/null
-SELECT to_regclass('postgres_operator.restores') IS NULL AS first \gset
-\if :first
-\else
-    SELECT 'restored' FROM postgres_operator.restores WHERE restore_uid = :'uid';
-\endif
-SQL
-        ((SECONDS < deadline)) ||
-            fail RestoreFailed "The connection was lost at the COMMIT, and $PGHOST:$PGPORT does not say whether database $PGDATABASE is restored: $(masked "$scratch/connect"). It is if table postgres_operator.restores in it lists $RESTORE_UID; else it is as it was."
-        run sleep 1
-    done
-    [[ -s $scratch/marker ]] || broken RestoreFailed "The dump cannot be loaded"
 }
 
 # The rules by which sed makes the dump's SQL fit; data is never looked at. Names are regular expressions.
@@ -105,22 +87,8 @@ content() {
     esac | sed -E -f "$scratch/filter"
 }
 
-# How many entries the dump has; each takes a lock or so while it is loaded.
-entries() {
-    case $format in
-    custom) pg_restore --list "$artifact" | grep -c '^[0-9]' ;;
-    plain) grep -ac '^-- Name: ' "$artifact" ;;
-    esac
-}
-
-finished() {
-    report "{\"location\": $(json_string "$ARTIFACT_PATH"), \"serverVersion\": \"$server_version\", \"toolVersion\": \"$(tool_version pg_restore)\", \"alreadyRestored\": $1}"
-    exit 0
-}
-
 read_manifest
 if [[ $MODE == Replace ]]; then
-    untouched="Database $target was not touched."
     if [[ -e $WORK_DIR/finished ]]; then
         log "Another pod has finished this Restore already."
         exit 0
@@ -144,10 +112,7 @@ Clean)
     begin_in_target
     clean
     ;;
-Replace) # Each statement for itself, since one transaction has room for so many locks: half a database is never swapped in.
-    # The swap's COMMIT waits for the disk, also for all that came before it.
-    ask <<<'SET synchronous_commit = off;' || broken RestoreFailed "Cannot begin"
-    ;;
+Replace) ;; # each statement for itself: one transaction has room for so many locks, and half a database is never swapped in
 *) fail InternalError "MODE is $MODE, not Fail, Clean or Replace." ;;
 esac
 

@@ -10,7 +10,7 @@ sql() {
     run psql -XAtqw -v ON_ERROR_STOP=1 -v VERBOSITY=terse -v SHOW_CONTEXT=never -v uid="$RESTORE_UID" -v pod="$POD_UID" \
         -v target="$TARGET_DATABASE" -v owner="$TARGET_OWNER" -v fresh="$fresh" 2>"$scratch/errors"
 }
-failed() { fail RestoreFailed "$1: $(masked "$scratch/errors"). Database $TARGET_DATABASE was not touched."; }
+failed() { fail RestoreFailed "$1: $(masked "$scratch/errors"). Database $TARGET_DATABASE was not changed."; }
 
 cleanup() {
     [[ -z $discard ]] || sql <<'SQL' || log "Database $fresh is left behind: $(masked "$scratch/errors")"
@@ -20,20 +20,17 @@ SQL
 }
 
 # Leftovers are recorded, of this target and of a Restore that never finished; a second pod of this one may be using its
-# own. Sessions are not ended for them: one that is in use is left to the next Restore.
+# own. DROP waits five seconds for sessions to end; one that stays keeps its database, until the next Restore.
 drop_leftovers() {
-    local attempt
-    for attempt in 1 2; do
-        sql <<'SQL' | while IFS= read -r line; do log "$line"; done || true
+    sql <<'SQL' | while IFS= read -r line; do log "$line"; done || true
 \set ON_ERROR_STOP off
 CREATE TEMPORARY VIEW leftover AS
     SELECT r.scratch FROM postgres_operator.restores r JOIN pg_database d ON d.datname = r.scratch
     WHERE r.target = :'target' AND r.finished_at IS NULL AND (r.restore_uid <> :'uid' OR r.pod_uid = :'pod');
 SELECT format('Dropping %s, which a Restore that was stopped left behind', scratch) FROM leftover;
 SELECT format('DROP DATABASE IF EXISTS %I', scratch) FROM leftover \gexec
-SELECT format('%s is in use', scratch) FROM leftover;
+SELECT format('%s is in use: it is left to the next Restore', scratch) FROM leftover;
 SQL
-    done
     sql <<'SQL' || failed "Cannot tidy up table postgres_operator.restores"
 DELETE FROM postgres_operator.restores
 WHERE target = :'target' AND finished_at IS NULL AND restore_uid <> :'uid' AND scratch NOT IN (SELECT datname FROM pg_database);
@@ -98,7 +95,8 @@ sql <<'SQL' || failed "Cannot create database $fresh"
 INSERT INTO postgres_operator.restores (restore_uid, pod_uid, target, scratch) VALUES (:'uid', :'pod', :'target', :'fresh')
 ON CONFLICT DO NOTHING;
 -- As JSON, columns that only some versions of PostgreSQL have are NULL in the others.
-SELECT format('CREATE DATABASE %I TEMPLATE template0 OWNER %I ENCODING %L LC_COLLATE %L LC_CTYPE %L TABLESPACE %I',
+-- Without connections, but for superusers: nobody is to meddle with the extensions' scripts.
+SELECT format('CREATE DATABASE %I TEMPLATE template0 CONNECTION LIMIT 0 OWNER %I ENCODING %L LC_COLLATE %L LC_CTYPE %L TABLESPACE %I',
               :'fresh', :'owner', pg_encoding_to_char(encoding), datcollate, datctype, spcname)
     || CASE d ->> 'datlocprovider'
            WHEN 'c' THEN ' LOCALE_PROVIDER libc'
@@ -111,6 +109,7 @@ WHERE datname = :'target' \gexec
 SQL
 privileged_extensions >"$scratch/extensions" || failed "Cannot list the extensions of database $TARGET_DATABASE"
 PGDATABASE=$fresh sql <"$scratch/extensions" >/dev/null || failed "Cannot create the target's extensions in database $fresh"
+sql <<<'ALTER DATABASE :"fresh" CONNECTION LIMIT -1' || failed "Cannot open database $fresh"
 printf '%s' "$fresh" >"$WORK_DIR/scratch"
 discard=
 log "Database $fresh is ready, with $(grep -c 'CREATE EXTENSION' "$scratch/extensions" || true) extensions that need a superuser"

@@ -108,9 +108,9 @@ busy() {
 }
 
 swap_in() {
-    local try held text
+    local try held terminator
     for ((try = 1; ; try++)); do
-        held=$(holders)
+        held=$(holders) || true
         [[ $held == 'prepared transaction '* ]] || break # else the application's sessions would be ended in vain
         ((try < TRIES)) || busy "$held"
         run sleep 1
@@ -118,15 +118,15 @@ swap_in() {
     for ((try = 1; ; try++)); do
         log "Swapping the names (try $try)"
         end_sessions &
-        if swap; then
-            kill $! 2>/dev/null || true
-            return
-        fi
-        kill $! 2>/dev/null || true
-        text=$(masked "$scratch/errors")
-        read_winner # the connection may have been lost after the COMMIT
+        terminator=$!
+        swap || true # whether it did is what the marker tells: the connection may have been lost after the COMMIT
+        kill "$terminator" 2>/dev/null || true
+        wait "$terminator" 2>/dev/null || true
+        mv "$scratch/errors" "$scratch/swap"
+        read_winner
         [[ -z $winner ]] || return 0
-        [[ $text == *'is being accessed by other users'* || $text == *'lock timeout'* ]] || fail RestoreFailed "Cannot swap the databases: $text. $untouched"
+        grep -qaE 'is being accessed by other users|lock timeout' "$scratch/swap" ||
+            fail RestoreFailed "Cannot swap the databases: $(masked "$scratch/swap"). $untouched"
         ((try < TRIES)) || busy "$(holders)"
     done
 }
@@ -143,12 +143,12 @@ read_winner
 if [[ -z $winner ]]; then
     already=false
     missing=$(sql <<'SQL') || fail RestoreFailed "Cannot look for the databases: $(masked "$scratch/errors"). $untouched"
-SELECT name FROM (VALUES (:'target'), (:'fresh')) AS needed (name) WHERE name NOT IN (SELECT datname FROM pg_database);
+SELECT what FROM (VALUES ('target', :'target'), ('fresh', :'fresh')) AS needed (what, name)
+WHERE name NOT IN (SELECT datname FROM pg_database);
 SQL
-    [[ $missing != "$TARGET_DATABASE"* ]] || fail DatabaseMissing "There is no database \"$TARGET_DATABASE\" on $PGHOST:$PGPORT to replace."
+    [[ $missing != *target* ]] || fail DatabaseMissing "There is no database \"$TARGET_DATABASE\" on $PGHOST:$PGPORT to replace."
     [[ -z $missing ]] || fail RestoreFailed "Database \"$fresh\", which held the restored data, was dropped by somebody. $untouched"
     swap_in
-    read_winner
 fi
 if [[ $winner == "$POD_UID" ]]; then
     discard=

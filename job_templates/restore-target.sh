@@ -1,4 +1,4 @@
-# What restore-load.sh does in the target itself before it loads the dump (MODE Fail and Clean): put before it.
+# What restore-load.sh does around the dump in the target itself (MODE Fail and Clean); put before it.
 
 # The transaction in the target, until all is ready for the dump.
 begin_in_target() {
@@ -9,7 +9,7 @@ BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SELECT pg_advisory_xact_lock(hashtext('postgres_operator')) \g /dev/null
 SELECT to_regclass('postgres_operator.restores') IS NULL AS first \gset
 \if :first
-    CREATE SCHEMA postgres_operator;
+    CREATE SCHEMA IF NOT EXISTS postgres_operator;
     CREATE TABLE postgres_operator.restores (restore_uid uuid PRIMARY KEY, location text NOT NULL, finished_at timestamptz NOT NULL);
 \endif
 SELECT 'restored' FROM postgres_operator.restores WHERE restore_uid = :'uid';
@@ -69,6 +69,14 @@ SELECT pg_temp.some_objects();
 SQL
 }
 
+# How many entries the dump has; each takes a lock or so while it is loaded.
+entries() {
+    case $format in
+    custom) pg_restore --list "$artifact" | grep -c '^[0-9]' || true ;;
+    plain) grep -ac '^-- Name: ' "$artifact" || true ;;
+    esac
+}
+
 # Drops all of it, in the same transaction.
 clean() {
     local doomed capacity dumped
@@ -110,5 +118,29 @@ SET LOCAL lock_timeout = 0;
 SELECT pg_temp.some_objects();
 SQL
     [[ -z $answer ]] || fail CleanFailed "Cannot empty the database: this stays: $answer. Drop it by hand, or use spec.mode Replace. $untouched"
+}
+
+# settle: the session ended around its COMMIT. Only a new one can tell, when no other is at it any more, which came first.
+settle() {
+    local deadline=$((SECONDS + 60))
+    until run psql -XAtqw -v ON_ERROR_STOP=1 -v uid="$RESTORE_UID" >"$scratch/marker" 2>"$scratch/connect" <<'SQL'; do
+SET lock_timeout = '60s';
+SELECT pg_advisory_lock(hashtext('postgres_operator')) \g /dev/null
+SELECT to_regclass('postgres_operator.restores') IS NULL AS first \gset
+\if :first
+\else
+    SELECT 'restored' FROM postgres_operator.restores WHERE restore_uid = :'uid';
+\endif
+SQL
+        ((SECONDS < deadline)) ||
+            fail RestoreFailed "The connection was lost at the COMMIT, and $PGHOST:$PGPORT does not say whether database $PGDATABASE is restored: $(masked "$scratch/connect"). It is if table postgres_operator.restores in it lists $RESTORE_UID; else it is as it was."
+        run sleep 1
+    done
+    [[ -s $scratch/marker ]] || broken RestoreFailed "The dump cannot be loaded"
+}
+
+finished() {
+    report "{\"location\": $(json_string "$ARTIFACT_PATH"), \"serverVersion\": \"$server_version\", \"toolVersion\": \"$(tool_version pg_restore)\", \"alreadyRestored\": $1}"
+    exit 0
 }
 

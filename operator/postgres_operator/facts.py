@@ -1,6 +1,6 @@
 """Gathers what a decision looks at: from the cache at first, from the API server where a decision asks for more."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
@@ -17,7 +17,8 @@ from .decide import database as databases
 from .decide import restore as restores
 from .decide.actions import Action, Body, Claim, Fact
 from .decide.jobs import Job, read_job
-from .decide.run import Facts, Run, waits_for_slot
+from .decide.run import Facts, Run
+from .exclusion import NOBODY, Starting, blockers
 
 T = TypeVar("T", Database, Backup, BackupStore)
 Clock = Callable[[], datetime]
@@ -60,21 +61,32 @@ class RunFinder:
     """Facts about a Backup or Restore."""
 
     def __init__(
-        self, cluster: Cluster, cache: Cache, claims: Claims, run: Run, policy: backups.Policy, now: Clock
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        claims: Claims,
+        run: Run,
+        policy: backups.Policy,
+        now: Clock,
+        starting: Starting = NOBODY,
     ) -> None:
         self._cluster, self._cache, self._claims, self._policy = cluster, cache, claims, policy
-        self._run = run
+        self._run, self._starting = run, starting
         self._job_name = self._name_job(type(run).__name__)
         database = self._model(Database, run.spec.database_ref.name)
         job = self._job(self._job_name)
-        self._facts = Facts(now(), database, job, blockers=tuple(self._blockers()))
+        self._facts = Facts(now(), database, job)
         self._reader = backups.Reader(self._job(self._name_job("Reader")))
 
     def decide(self) -> Action:
         """The decision on what is known so far."""
+        facts = self._facts
+        if facts.job is None and self._run.status.phase != "InProgress":
+            # Now, not when the facts were gathered: others may have started since.
+            facts = replace(facts, blockers=tuple(blockers(self._cache, self._run, facts.claim, self._starting)))
         if isinstance(self._run, Backup):
-            return backups.decide(self._run, self._store(), self._facts, self._reader, self._policy)
-        return restores.decide(self._run, self._backup(), self._store(), self._facts)
+            return backups.decide(self._run, self._store(), facts, self._reader, self._policy)
+        return restores.decide(self._run, self._backup(), self._store(), facts)
 
     async def find(self, fact: Fact) -> None:
         """Learn one thing more."""
@@ -96,9 +108,7 @@ class RunFinder:
                 self._facts = replace(self._facts, refusals=refusals)
             case Fact.CLAIM:
                 claim = await self._claims.get(namespace, self._claim_name(), self._facts.now)
-                busy = tuple(self._users(claim)) if claim and claim.exclusive else ()
-                blockers = (*self._facts.blockers, *busy)
-                self._facts = replace(self._facts, claim=claim, claim_known=True, blockers=blockers)
+                self._facts = replace(self._facts, claim=claim, claim_known=True)
             case _:
                 raise AssertionError(f"no decision about a run asks for {fact}")
 
@@ -130,45 +140,6 @@ class RunFinder:
             assert isinstance(source, restores.Source)  # decide() has come past it
             return source.claim
         return backups.claim_name(self._store())
-
-    def _blockers(self) -> Iterator[str]:
-        """What must end before this run may start: a Restore wants the Database for itself, a Backup no Restore."""
-        namespace, uid = self._run.metadata.namespace, self._run.metadata.uid
-        database = self._run.spec.database_ref.name
-        named = set()
-        kinds = ("Restore",) if isinstance(self._run, Backup) else ("Restore", "Backup")
-        for kind in kinds:
-            for body in self._cache.list(kind, namespace):
-                if body["spec"]["databaseRef"]["name"] != database or body["metadata"]["uid"] == uid:
-                    continue
-                phase = body.get("status", {}).get("phase")
-                if phase == "InProgress" or (kind == "Restore" and phase == "Pending" and self._first(body)):
-                    named.add(body["metadata"]["uid"])
-                    yield f'{kind} "{body["metadata"]["name"]}"'
-        # A Job whose owner was deleted may still run.
-        for job in self._unfinished_jobs():
-            labels = job["metadata"]["labels"]
-            busy = labels.get(names.LABEL_DATABASE) == database and labels.get(names.LABEL_KIND, "").title() in kinds
-            if busy and labels.get(names.LABEL_UID) not in named:
-                yield f'Job "{job["metadata"]["name"]}"'
-
-    def _first(self, body: Body) -> bool:
-        """Whether a waiting Restore goes before this run: otherwise ever new Backups could keep it waiting."""
-        other = Restore.model_validate(body)
-        mine = self._run.metadata
-        before = (other.metadata.creation_timestamp, other.metadata.uid) < (mine.creation_timestamp, mine.uid)
-        return waits_for_slot(other) and not other.deleted and before
-
-    def _unfinished_jobs(self) -> Iterator[Body]:
-        for body in self._cache.list("Job", self._run.metadata.namespace):
-            job = read_job(body)
-            if job and not job.finished and body["metadata"]["labels"].get(names.LABEL_UID) != self._run.metadata.uid:
-                yield body
-
-    def _users(self, claim: Claim) -> Iterator[str]:
-        for job in self._unfinished_jobs():
-            if job["metadata"]["labels"].get(names.LABEL_CLAIM) == names.short_hash(claim.name):
-                yield f'Job "{job["metadata"]["name"]}", which has claim "{claim.name}" (ReadWriteOncePod)'
 
 
 class DatabaseFinder:

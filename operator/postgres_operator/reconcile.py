@@ -1,10 +1,8 @@
 """One key: read, decide, render, write. Everything that is decided is decided in `decide`."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from weakref import WeakValueDictionary
 
 from . import metrics, names
 from .api.backup import Backup
@@ -64,7 +62,7 @@ class Reconciler:
         self._renderer = renderer
         self._policy = policy
         self._now = now
-        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._starting: dict[Key, tuple[str, str]] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """Take the next step for the key; seconds after which to look again, if nothing happens before.
@@ -82,12 +80,8 @@ class Reconciler:
         run: Backup | Restore = (Backup if kind == "Backup" else Restore).model_validate(body)
         if run.status.finished or run.deleted:
             return None
-        # Two runs on one Database must not both find it free.
-        lock = self._locks.setdefault((namespace, run.spec.database_ref.name), asyncio.Lock())
-        async with lock:
-            return await self._step(
-                run, RunFinder(self._cluster, self._cache, self._claims, run, self._policy, self._now)
-            )
+        finder = RunFinder(self._cluster, self._cache, self._claims, run, self._policy, self._now, self._starting)
+        return await self._step(run, finder)
 
     async def _step(self, resource: Resource, finder: Finder) -> float | None:
         asked: list[Fact] = []
@@ -197,6 +191,9 @@ class Reconciler:
             body = self._renderer.job(resource, action)
         except TemplateInvalid as error:
             return await self._refuse(resource, "TemplateInvalid", f"{error}")
+        if isinstance(resource, Backup | Restore):
+            # From the decision to here nothing else had a turn; from here on, others see that it is taken.
+            self._starting[resource.key] = (resource.spec.database_ref.name, action.claim.name if action.claim else "")
         try:
             job = await self._cluster.create("Job", body)
             logger.info("Created Job %s", action.name, extra=_context(resource))
@@ -212,6 +209,8 @@ class Reconciler:
             job = found
         except Invalid as error:
             return await self._refuse(resource, "TemplateInvalid", f"Template {action.template}: {error}")
+        finally:
+            self._starting.pop(resource.key, None)
         self._seen("Job", job)
         return await self._act(resource, action.then)
 

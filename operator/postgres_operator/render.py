@@ -5,8 +5,10 @@ so that no template, ours or a user's own, can get it wrong.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ _FORBIDDEN = (
     "serviceAccount",
     "nodeName",
 )
+_BEYOND_ASCII = re.compile(r"[^ -~]")
 _MAX_BYTES = 256 * 1024
 _CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
@@ -52,7 +55,7 @@ class Renderer:
             keep_trailing_newline=True,
             auto_reload=False,  # an override is mounted before the start; a half-written one is never picked up
         )
-        self._environment.globals["script"] = self._script
+        self._environment.globals["script"] = cache(self._script)
         self._environment.filters["tojson"] = _yaml_scalar
 
     def _script(self, name: str) -> str:
@@ -153,14 +156,15 @@ def _check(template: str, body: Any) -> Body:
 def _yaml_scalar(value: Any) -> Markup:
     """JSON that is YAML too, in ASCII; characters beyond U+FFFF as YAML has them, not as surrogate pairs."""
     text = json.dumps(value, ensure_ascii=False, default=_undefined)
-    return Markup("".join(c if " " <= c <= "~" else _escape(ord(c)) for c in text))  # noqa: S704 - not HTML
+    return Markup(_BEYOND_ASCII.sub(_escape, text))  # noqa: S704 - not HTML
 
 
 def _undefined(value: Any) -> str:
     return str(value)  # an undefined variable raises here, and says its name
 
 
-def _escape(code: int) -> str:
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 

@@ -92,11 +92,13 @@ class Watch:
                 if owner["apiVersion"] == names.API_VERSION and owner["kind"] in _RECONCILED:
                     yield owner["kind"], namespace, owner["name"]
         if deleted or _frees(kind, body):
-            yield from self._waiting(namespace)
+            # No Backup ever waits for another one: with hundreds at once, each would wake all the others.
+            of_backup = kind == "Backup" or meta.get("labels", {}).get(names.LABEL_KIND) == "backup"
+            yield from self._waiting(namespace, ("Restore",) if of_backup else ("Backup", "Restore"))
 
-    def _waiting(self, namespace: str) -> Iterator[Key]:
+    def _waiting(self, namespace: str, kinds: tuple[str, ...]) -> Iterator[Key]:
         """Runs that wait for something in their namespace."""
-        for kind in ("Backup", "Restore"):
+        for kind in kinds:
             for body in self._cache.list(kind, namespace):
                 if body.get("status", {}).get("phase") == "Pending":
                     yield kind, namespace, body["metadata"]["name"]
@@ -156,7 +158,7 @@ def _frees(kind: str, body: Body) -> bool:
         case "Database" | "BackupStore":
             return True
         case "Backup":
-            return body.get("status", {}).get("phase") in ("Completed", "Failed")
+            return body.get("status", {}).get("phase") in (None, "Completed", "Failed")
         case "Restore":  # one that waits for more than its turn holds nobody up
             status = body.get("status", {})
             reasons = [c["reason"] for c in status.get("conditions", [])]

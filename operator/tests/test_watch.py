@@ -102,7 +102,8 @@ def waiting_things():
     )
 
 
-WAITERS = {key("Backup", "waits"), key("Restore", "waits-too")}
+RESTORES = {key("Restore", "waits-too")}
+WAITERS = {key("Backup", "waits"), *RESTORES}
 
 
 def queued(reason):
@@ -117,25 +118,27 @@ def deleting(body):
 @pytest.mark.parametrize(
     ("kind", "body", "deleted", "woken"),
     [
-        pytest.param("Database", database(), False, True, id="database-becomes-ready"),
-        pytest.param("BackupStore", store(), False, True, id="store-appears"),
-        pytest.param("Backup", backup(status={"phase": "Completed"}), False, True, id="backup-ends"),
-        pytest.param("Restore", restore(), True, True, id="restore-is-gone"),
-        pytest.param("Restore", restore(status=queued("ClaimNotFound")), False, True, id="restore-leaves-the-queue"),
-        pytest.param("Restore", restore(status=queued("WaitingForSlot")), False, False, id="restore-queues"),
-        pytest.param("Restore", restore(status={"phase": "InProgress"}), False, False, id="restore-begins"),
-        pytest.param("Job", job_of(backup(), **complete()), False, True, id="job-ends"),
-        pytest.param("Job", deleting(job_of(backup(), active=1)), True, True, id="job-is-gone"),
-        pytest.param("Job", job_of(backup(), active=1), True, True, id="job-is-gone-without-notice"),
-        pytest.param("Job", job_of(backup(), active=1), False, False, id="job-runs"),
-        pytest.param("Backup", backup(status={"phase": "InProgress"}), False, False, id="backup-begins"),
-        pytest.param("StatefulSet", server(), False, False, id="server-changes"),
+        pytest.param("Database", database(), False, WAITERS, id="database-becomes-ready"),
+        pytest.param("BackupStore", store(), False, WAITERS, id="store-appears"),
+        pytest.param("Backup", backup(), False, RESTORES, id="backup-appears"),
+        pytest.param("Backup", backup(status={"phase": "Completed"}), False, RESTORES, id="backup-ends"),
+        pytest.param("Restore", restore(), True, WAITERS, id="restore-is-gone"),
+        pytest.param("Restore", restore(status=queued("ClaimNotFound")), False, WAITERS, id="restore-leaves-the-queue"),
+        pytest.param("Restore", restore(status=queued("WaitingForSlot")), False, set(), id="restore-queues"),
+        pytest.param("Restore", restore(status={"phase": "InProgress"}), False, set(), id="restore-begins"),
+        pytest.param("Job", job_of(backup(), **complete()), False, RESTORES, id="job-of-a-backup-ends"),
+        pytest.param("Job", job_of(restore(), **complete()), False, WAITERS, id="job-of-a-restore-ends"),
+        pytest.param("Job", deleting(job_of(restore(), active=1)), True, WAITERS, id="job-is-gone"),
+        pytest.param("Job", job_of(restore(), active=1), True, WAITERS, id="job-is-gone-without-notice"),
+        pytest.param("Job", job_of(restore(), active=1), False, set(), id="job-runs"),
+        pytest.param("Backup", backup(status={"phase": "InProgress"}), False, set(), id="backup-begins"),
+        pytest.param("StatefulSet", server(), False, set(), id="server-changes"),
     ],
 )
 async def test_what_waits_is_woken_by_what_it_may_wait_for(eyes, kind, body, deleted, woken):
     await eyes.knows(*waiting_things(), *([(kind, body)] if deleted else []))
     eyes.watch.seen(kind, body, deleted=deleted)
-    assert WAITERS & await eyes.added() == (WAITERS if woken else set())
+    assert WAITERS & await eyes.added() == woken
 
 
 async def test_only_waiters_of_the_namespace_are_woken(eyes):

@@ -20,6 +20,7 @@ Run = Backup | Restore
 # A refusal that is neither Pod Security nor a quota may pass (a webhook that restarts), but not for long.
 _REFUSED_FOR_GOOD_AFTER = 45.0
 _RETRY_GONE = 3.0
+_RETRY_SLOT = 30.0  # the end of what is waited for wakes it before; this is for what ended without a trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,8 @@ def target(run: Run, facts: Facts) -> Database | Action:
         phase = database.status.phase or "Pending"
         return pending(run, facts.now, "DatabaseNotReady", f'Database "{name}" is {phase}; waiting for it to be Ready.')
     if facts.blockers:
-        return pending(run, facts.now, "WaitingForSlot", f"Waiting for {', '.join(facts.blockers[:3])} to end.")
+        waiting = f"Waiting for {', '.join(facts.blockers[:3])} to end."
+        return pending(run, facts.now, "WaitingForSlot", waiting, _RETRY_SLOT)
     return database
 
 

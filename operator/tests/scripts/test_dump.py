@@ -102,6 +102,7 @@ def test_a_dump_has_everything_but_our_own_schema(pods: Pods, shop: TestDatabase
     assert text.count("\trow-data-") == 2000
     assert "lo_create" in text
     assert "postgres_operator" not in text
+    assert ("OWNER TO" in text) == (kind == "custom")  # there, pg_restore leaves it out
 
 
 def test_group_may_use_the_files_and_others_may_not(pods: Pods, shop: TestDatabase, store: Path) -> None:

@@ -10,26 +10,39 @@ from threading import Event, Thread
 
 import pytest
 from restoring import NewDatabase, Restore, back_up, contents, forge
-from script_runner import BIN, Pods, Script, Server, TestDatabase, hand_over, identifier, literal, until
+from script_runner import BIN, Pods, Script, Server, TestDatabase, hand_over, identifier, literal, new_databases, until
 
 NAME = 'Shöp "x" it\'s'
 LOADED = ("restore-prepare", "restore-load")
+
+
+CONTENT = "CREATE TABLE stock AS SELECT 1 AS id; SELECT lo_from_bytea(7, 'large')"
+
+
+@pytest.fixture(scope="module")
+def backup(server: Server, base: Path, spies: Path) -> Iterator[tuple[Path, str]]:
+    """A store, and in it a backup of the shop."""
+    store, pods = hand_over(base / "replace"), Pods(hand_over(base / "replace-pods"), spies)
+    with new_databases(server) as create:
+        shop = create("source")
+        shop.app_sql(CONTENT)
+        artifact = back_up(pods, store, shop)
+    yield store, artifact
 
 
 @pytest.fixture
 def shop(database: NewDatabase) -> TestDatabase:
     """A database with a weird name, a table and a large object."""
     shop = database(NAME)
-    shop.app_sql("CREATE TABLE stock AS SELECT 1 AS id; SELECT lo_from_bytea(7, 'large')")
+    shop.app_sql(CONTENT)
     return shop
 
 
 @pytest.fixture
-def restore(pods: Pods, shop: TestDatabase, store: Path) -> Restore:
-    """A Restore of a backup of the shop, which has a table more since then."""
-    artifact = back_up(pods, store, shop)
+def restore(pods: Pods, shop: TestDatabase, backup: tuple[Path, str]) -> Restore:
+    """A Restore of the backup of the shop, which has a table more since then."""
     shop.app_sql("CREATE TABLE later AS SELECT 2 AS id")
-    return Restore(pods, store, shop, artifact, "Replace")
+    return Restore(pods, backup[0], shop, backup[1], "Replace")
 
 
 def _tables(database: TestDatabase) -> str:
@@ -302,8 +315,9 @@ def test_a_pod_that_comes_after_the_end_changes_nothing(restore: Restore) -> Non
 # --- what fails or is killed leaves the target as it was
 
 
-def test_the_dump_cannot_be_loaded(restore: Restore) -> None:
-    restore.artifact = forge(restore.store, b"SELECT 1/0;\n--\n-- PostgreSQL database dump complete\n")
+def test_the_dump_cannot_be_loaded(restore: Restore, store: Path) -> None:
+    restore.store = store
+    restore.artifact = forge(store, b"SELECT 1/0;\n--\n-- PostgreSQL database dump complete\n")
     outcome = restore.run()
     assert outcome.reason == "RestoreFailed"
     assert "division by zero" in outcome.message
@@ -380,7 +394,7 @@ def test_the_swap_is_asked_to_end(restore: Restore) -> None:
 @pytest.mark.parametrize(("last", "swapped"), [("q", False), ("{n;q}", True)])
 def test_the_connection_is_lost_around_the_commit(pods: Pods, restore: Restore, last: str, swapped: bool) -> None:
     restore.steps(*LOADED)
-    pods.shim("psql", f'[[ $* == *previous=* ]] || exec "$REAL" "$@"; sed -u "/^WHERE restore_uid = .* AND pod_uid/{last}" | "$REAL" "$@"; exit 2')
+    pods.shim("psql", f'[[ $* == *-v\\ uid=* ]] || exec "$REAL" "$@"; sed -u "/^WHERE restore_uid = .* AND pod_uid/{last}" | "$REAL" "$@"')
     outcome = restore.step("restore-swap")
     if swapped:
         assert outcome.result["alreadyRestored"] is False
@@ -394,7 +408,7 @@ def test_the_name_for_the_replaced_database_is_taken(restore: Restore, database:
     database(restore.previous, owner="somebody")
     outcome = restore.run()
     assert outcome.reason == "RestoreFailed"
-    assert "already exists" in outcome.message
+    assert "Cannot swap the databases: ERROR:  database " in outcome.message
     assert _tables(restore.target) == UNTOUCHED
     assert restore.scratch not in restore.target.server.databases()
 
