@@ -45,6 +45,10 @@ class Player:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def watch(self, path: str, handle) -> None:  # noqa: ANN001 - a callback of one argument
+        while True:  # the API server drops whoever reads too slowly
+            await self._watch(path, handle)
+
+    async def _watch(self, path: str, handle) -> None:  # noqa: ANN001
         client = self.world.cluster._client  # noqa: SLF001 - the same connection settings
         token = await client.configuration.get_api_key_with_prefix("BearerToken")
         async with (

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from e2e import kit
-from e2e.support import apply, delete, get, items, kubectl, psql, wait_for
+from e2e.support import delete, get, items, kubectl, psql, wait_for
 
 NAMESPACE = "demo"
 SAMPLES = Path(__file__).parent.parent / "docs" / "tour"

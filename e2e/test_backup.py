@@ -35,13 +35,19 @@ def locked(namespace: str, table: str) -> Iterator[None]:
         try:
             yield
         finally:
-            psql(namespace, "shop-0", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'")
+            psql(
+                namespace,
+                "shop-0",
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'",
+            )
             holder.wait(timeout=20)
 
 
 def artifacts(namespace: str, claim: str = "backups") -> list[str]:
     """What lies under a final name."""
-    return [path for path in kit.claim_files(namespace, claim) if "/" in path and not path.split("/")[1].startswith(".")]
+    return [
+        path for path in kit.claim_files(namespace, claim) if "/" in path and not path.split("/")[1].startswith(".")
+    ]
 
 
 def leftovers(namespace: str, claim: str = "backups") -> list[str]:
@@ -193,7 +199,14 @@ def test_a_job_orphaned_by_hand_is_failed_only_when_its_pod_is_gone(namespace: s
     with locked(namespace, "held"):
         name = kit.start_backup(namespace)
         pod = kit.job_pod(namespace, "backup", name)
-        kubectl("delete", "job", get("backup", name, namespace)["status"]["jobRef"]["name"], "-n", namespace, "--cascade=orphan")
+        kubectl(
+            "delete",
+            "job",
+            get("backup", name, namespace)["status"]["jobRef"]["name"],
+            "-n",
+            namespace,
+            "--cascade=orphan",
+        )
         shown = kit.wait_reason("backup", name, namespace, "StoppingJob")
         assert shown["status"]["phase"] == "InProgress"
         assert pod in shown["status"]["conditions"][0]["message"]
@@ -224,7 +237,9 @@ def test_a_quota_that_allows_no_pod(namespace: str) -> None:
     message = kit.failed("backup", name, namespace, "QuotaExceeded")
     assert "exceeded quota: full" in message
     delete("quota", "full", namespace)
-    assert items("jobs", namespace, f"database.example.com/uid={get('backup', name, namespace)['metadata']['uid']}") == []
+    assert (
+        items("jobs", namespace, f"database.example.com/uid={get('backup', name, namespace)['metadata']['uid']}") == []
+    )
     kit.back_up(namespace)
 
 

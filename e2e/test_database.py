@@ -56,15 +56,22 @@ def test_a_deleted_database_comes_back_with_its_data_and_passwords(namespace: st
 def test_deletion_policy_delete_takes_volume_and_secret_also_when_it_is_set_later(namespace: str) -> None:
     kit.ready_database(namespace, name="set-at-once", deletionPolicy="Delete")
     kit.ready_database(namespace, name="kept-after-all", deletionPolicy="Delete")
-    kubectl("patch", "db", "kept-after-all", "-n", namespace, "--type=merge", "-p", '{"spec":{"deletionPolicy":"Retain"}}')
+    kubectl(
+        "patch", "db", "kept-after-all", "-n", namespace, "--type=merge", "-p", '{"spec":{"deletionPolicy":"Retain"}}'
+    )
     wait_for(
-        lambda: get("sts", "kept-after-all", namespace)["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Retain",
+        lambda: (
+            get("sts", "kept-after-all", namespace)["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"]
+            == "Retain"
+        ),
         30,
         "the policy to reach the StatefulSet",
     )
     # The StatefulSet's controller takes the ownerReference off the claim again.
     wait_for(
-        lambda: not get("pvc", "data-kept-after-all-0", namespace)["metadata"].get("ownerReferences"), 30, "the claim to be free"
+        lambda: not get("pvc", "data-kept-after-all-0", namespace)["metadata"].get("ownerReferences"),
+        30,
+        "the claim to be free",
     )
     kit.wait_ready(namespace, "kept-after-all")
     for name in ("set-at-once", "kept-after-all"):

@@ -38,8 +38,9 @@ def rows() -> int:
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("operator")
 @pytest.mark.parametrize("version", [15, 17])
-def test_a_gibibyte_there_and_back(operator: None, version: int) -> None:
+def test_a_gibibyte_there_and_back(version: int) -> None:
     took: dict[str, float] = {}
 
     def timed(what: str, begin: float) -> None:
@@ -61,7 +62,7 @@ def test_a_gibibyte_there_and_back(operator: None, version: int) -> None:
         timed("backup", begin)
         assert backup["sizeBytes"] >= GIB * rows() // 1_120_000, backup["sizeBytes"]
 
-        psql(namespace, "shop-0", "DELETE FROM parts; DROP SCHEMA \"Lager-Süd\" CASCADE", dbname=DATABASE)
+        psql(namespace, "shop-0", 'DELETE FROM parts; DROP SCHEMA "Lager-Süd" CASCADE', dbname=DATABASE)
         begin = time.monotonic()
         status = kit.restore(namespace, deadline=900, backupRef={"name": name}, mode="Replace", keepPrevious=False)
         timed("restore", begin)
@@ -74,7 +75,8 @@ def test_a_gibibyte_there_and_back(operator: None, version: int) -> None:
     )
 
 
-def test_two_namespaces_with_equal_names_do_not_touch_each_other(operator: None) -> None:
+@pytest.mark.usefixtures("operator")
+def test_two_namespaces_with_equal_names_do_not_touch_each_other() -> None:
     with fresh_namespace("twin-one") as one, fresh_namespace("twin-two") as two:
         twins = (one, two)
         for namespace in twins:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from e2e import kit
 from e2e.support import apply, delete, get, items, kubectl, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SYSTEM = "postgres-operator-system"
 DEPLOYMENT = "deployment/postgres-operator-controller-manager"
@@ -21,11 +24,14 @@ TEMPLATES = Path(__file__).parent.parent / "job_templates"
 
 def can(verb: str, what: str) -> bool:
     try:
-        return kubectl("auth", "can-i", verb, what, f"--as={ACCOUNT}", "--all-namespaces").strip() == "yes"
+        resource, _, sub = what.partition("/")
+        question = ["auth", "can-i", verb, resource, f"--subresource={sub}", f"--as={ACCOUNT}", "--all-namespaces"]
+        return kubectl(*question).strip() == "yes"
     except AssertionError:
         return False
 
 
+@pytest.mark.usefixtures("operator")
 @pytest.mark.parametrize(
     ("what", "allowed"),
     [
@@ -42,13 +48,15 @@ def can(verb: str, what: str) -> bool:
         ("backups.database.example.com", {"get", "list", "watch"}),
     ],
 )
-def test_what_the_operator_may_do(operator: None, what: str, allowed: set[str]) -> None:
+def test_what_the_operator_may_do(what: str, allowed: set[str]) -> None:
     verbs = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
     assert {verb for verb in verbs if can(verb, what)} == allowed
 
 
 def operator_pod() -> dict[str, Any]:
-    pods = [p for p in items("pods", SYSTEM, "control-plane=controller-manager") if "deletionTimestamp" not in p["metadata"]]
+    pods = [
+        p for p in items("pods", SYSTEM, "control-plane=controller-manager") if "deletionTimestamp" not in p["metadata"]
+    ]
     assert len(pods) == 1, [p["metadata"]["name"] for p in pods]
     return pods[0]
 
@@ -69,8 +77,6 @@ def test_the_log_has_one_line_a_transition_and_no_password(namespace: str) -> No
     assert any("STATE TRANSITION: Verifying -> Ready" in line for line in database)
     assert any("not all replicas ready: 0/1" in line for line in database)
     secret = get("secret", "shop-credentials", namespace)["data"]
-    import base64
-
     for key in ("password", "superuser-password"):
         assert base64.b64decode(secret[key]).decode() not in log
 
@@ -87,7 +93,8 @@ def test_a_restarted_operator_goes_on_where_it_was(namespace: str) -> None:
         assert [j["metadata"]["name"] for j in jobs] == [status["jobRef"]["name"]]
 
 
-def test_a_stop_takes_no_longer_than_a_few_seconds_and_ends_well(operator: None) -> None:
+@pytest.mark.usefixtures("operator")
+def test_a_stop_takes_no_longer_than_a_few_seconds_and_ends_well() -> None:
     pod = operator_pod()["metadata"]["name"]
     kubectl("delete", "pod", pod, "-n", SYSTEM, "--wait=true", timeout=15)
     kubectl("rollout", "status", DEPLOYMENT, "-n", SYSTEM, "--timeout=60s")

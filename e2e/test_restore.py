@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from e2e import kit
@@ -42,7 +44,7 @@ def test_replace_swaps_in_the_backup_and_keeps_the_old_database(namespace: str) 
         namespace,
         "shop-0",
         "CREATE ROLE reader LOGIN; REVOKE CONNECT ON DATABASE app FROM PUBLIC; GRANT CONNECT ON DATABASE app TO reader;"
-        "ALTER DATABASE app SET search_path TO \"$user\", public, pg_catalog; ALTER DATABASE app CONNECTION LIMIT 33;"
+        'ALTER DATABASE app SET search_path TO "$user", public, pg_catalog; ALTER DATABASE app CONNECTION LIMIT 33;'
         "ALTER ROLE reader IN DATABASE app SET work_mem TO '5MB'; COMMENT ON DATABASE app IS 'the shop''s';",
     )
     wanted = kit.fingerprint(namespace)
@@ -131,7 +133,8 @@ def overwrite(namespace: str, path: str, script: str) -> None:
     """Run a script in a pod that has the store: $1 is the file."""
     overrides = (
         '{"spec":{"securityContext":{"runAsNonRoot":true,"runAsUser":999,"fsGroup":999,"seccompProfile":{"type":"RuntimeDefault"}},'
-        '"containers":[{"name":"vandal","image":"postgres:17","command":["bash","-ec",' + f'"{script}","-","/backups/{path}"],'
+        '"containers":[{"name":"vandal","image":"postgres:17","command":["bash","-ec",'
+        f'"{script}","-","/backups/{path}"],'
         '"securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}},'
         '"volumeMounts":[{"name":"s","mountPath":"/backups"}]}],"volumes":[{"name":"s","persistentVolumeClaim":{"claimName":"backups"}}]}}'
     )
@@ -171,7 +174,7 @@ def test_one_at_a_time_into_a_database_and_no_backup_meanwhile(namespace: str) -
         status = kit.completed("restore", name, namespace, deadline=180)
         spans.append((status["startTime"], status["completionTime"]))
     spans.sort()
-    assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False)), spans
+    assert all(first[1] <= second[0] for first, second in pairwise(spans)), spans
     status = kit.completed("backup", later, namespace)
     assert all(not (begin < status["startTime"] < end) for begin, end in spans), (spans, status)
     assert kit.fingerprint(namespace) == wanted

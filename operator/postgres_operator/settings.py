@@ -29,9 +29,6 @@ class Settings(BaseSettings):
     default_store_access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = "ReadWriteOnce"
     backup_ttl_seconds_after_finished: Annotated[int, Field(ge=60)] = 7 * 86400
 
-    pod_namespace: str = "postgres-operator-system"
-    pod_name: str = "postgres-operator"
-
     @property
     def namespaces(self) -> list[str]:
         """The namespaces to watch; empty for all."""

@@ -53,7 +53,6 @@ def test_namespaces_are_a_list_with_commas(monkeypatch, text, expected):
         ("JOB_GID", "1002", 1002),
         ("JOB_TEMPLATES_DIR", "/etc/templates", Path("/etc/templates")),
         ("BACKUP_TTL_SECONDS_AFTER_FINISHED", "3600", 3600),
-        ("POD_NAMESPACE", "elsewhere", "elsewhere"),
     ],
 )
 def test_the_environment_decides(monkeypatch, variable, text, value):

@@ -65,9 +65,7 @@ class Toleration(ApiModel):
 class PodSettings(ApiModel):
     """Where the pods of a resource run and what they may use."""
 
-    resources: Resources | None = Field(
-        None, description="Requests and limits of each container; operator-wide defaults otherwise."
-    )
+    resources: Resources | None = Field(None, description="Requests and limits of each container.")
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = Field(
         {}, description="Labels that a node must have."
     )

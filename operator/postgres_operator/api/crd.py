@@ -59,7 +59,7 @@ class Kind:
 
 
 _PHASE = Column("Phase", ".status.phase")
-_REASON = Column("Reason", ".status.error.reason")
+_REASON = Column("Reason", '.status.conditions[?(@.type=="Complete")].reason')
 _AGE = Column("Age", ".metadata.creationTimestamp", "date")
 _DATABASE = Column("Database", ".spec.databaseRef.name")
 _RUN_DETAILS = (

@@ -59,7 +59,7 @@ class RestoreSpec(JobSettings):
 class RestoreStatus(RunStatus):
     """How it went."""
 
-    restore_time: Time | None = Field(None, description="When the restored state became visible.")
+    restore_time: Time | None = Field(None, description="When the operator saw that the restored state is there.")
     previous_database: Annotated[str, Field(max_length=63)] | None = Field(
         None, description="Where the replaced database is kept."
     )

@@ -132,7 +132,7 @@ def failure(job: Job, pods: Sequence[Body], default_reason: str) -> Problem:
     """Why a failed Job failed: what the script said, else how its container ended, else what the Job says."""
     reason, message = job.failed or ("", "")
     if reason == "DeadlineExceeded":
-        return Problem(reason, f"Job {job.name} ran into its deadline (spec.activeDeadlineSeconds) and was ended.")
+        return Problem(reason, f"Job {job.name} did not end within its deadline and was ended.")
     for pod in pods:
         for container in _containers(pod):
             ended = container.get("state", {}).get("terminated")

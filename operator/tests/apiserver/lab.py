@@ -1,4 +1,4 @@
-"""The operator's parts against a real API server, without its watches; the test plays the Job controller and kubelet."""
+"""The operator's parts against a real API server; the test plays the Job controller and the kubelet."""
 
 import asyncio
 import json
@@ -122,7 +122,12 @@ class World:
         return found
 
     async def claim(self, name: str = "backups") -> None:
-        body = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": POLICY.claim_spec}
+        body = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name},
+            "spec": POLICY.claim_spec,
+        }
         await self.create("PersistentVolumeClaim", body)
 
     async def backup(self, name: str, database: str = "db") -> dict[str, Any]:
@@ -158,7 +163,10 @@ class World:
 
     async def pod(self, job: dict[str, Any], message: str) -> None:
         name = f"{job['metadata']['name']}-x"
-        labels = {**job["spec"]["template"]["metadata"]["labels"], "batch.kubernetes.io/job-name": job["metadata"]["name"]}
+        labels = {
+            **job["spec"]["template"]["metadata"]["labels"],
+            "batch.kubernetes.io/job-name": job["metadata"]["name"],
+        }
         container = {"name": "dump", "image": "postgres:17"}
         body = {
             "apiVersion": "v1",
@@ -186,5 +194,3 @@ def audited(path: Path, namespace: str) -> Iterator[str]:
         if entry["userAgent"] == names.OPERATOR and about.get("namespace") == namespace:
             parts = [about["resource"], about.get("subresource")]
             yield f"{entry['verb']} {'/'.join(p for p in parts if p)}"
-
-

@@ -77,7 +77,10 @@ def test_get_shows_the_columns(kubectl: Kubectl) -> None:
     kubectl("create", "namespace", "columns").must()
     backup = (CONFIG / "samples/backup.yaml").read_text()
     kubectl("create", "-n", "columns", "-f", "-", stdin=yaml.safe_load(backup)).must()
-    status = {"phase": "Failed", "sizeBytes": 5, "error": {"reason": "DumpFailed", "message": "m"}}
+    complete = {"type": "Complete", "status": "False", "reason": "DumpFailed", "message": "m"}
+    failed = {**complete, "type": "Failed", "status": "True", "reason": "Other"}
+    conditions = [{**c, "lastTransitionTime": "2026-03-01T12:00:00Z"} for c in (failed, complete)]
+    status = {"phase": "Failed", "sizeBytes": 5, "conditions": conditions}
     kubectl(
         "patch", "-n", "columns", "pgb/shop-1", "--subresource=status", "--type=merge",
         f"--patch={json.dumps({'status': status})}",

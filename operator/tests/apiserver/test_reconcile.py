@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from apiserver_kit import Kubectl
 from lab import Operator, World, audited, operator, start_process
 
 from e2e.cluster import apiserver
@@ -40,8 +41,6 @@ def server(audit_log: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def with_crds(server: Path) -> Path:
-    from apiserver_kit import Kubectl
-
     kubectl = Kubectl(server)
     kubectl("apply", "-k", str(ROOT / "config" / "crd")).must()
     kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all").must()
@@ -50,8 +49,6 @@ def with_crds(server: Path) -> Path:
 
 @pytest.fixture
 async def world(with_crds: Path) -> AsyncIterator[World]:
-    from apiserver_kit import Kubectl
-
     namespace = f"test-{uuid4().hex[:8]}"
     Kubectl(with_crds)("create", "namespace", namespace).must()
     async with operator(with_crds) as admin:

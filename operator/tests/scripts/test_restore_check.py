@@ -63,9 +63,7 @@ def test_no_finished_backup(check: Check, store: Path, path: str, reason: str) -
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", ["cut", "longer", "one bit"])
-def test_a_damaged_file(
-    check: Check, store: Path, dumps: dict[str, bytes], kind: str, damage: str
-) -> None:
+def test_a_damaged_file(check: Check, store: Path, dumps: dict[str, bytes], kind: str, damage: str) -> None:
     path = forge(store, dumps[kind], kind)
     content = bytearray(dumps[kind])
     match damage:

@@ -20,14 +20,14 @@ CONTENT = "CREATE TABLE stock AS SELECT 1 AS id; SELECT lo_from_bytea(7, 'large'
 
 
 @pytest.fixture(scope="module")
-def backup(server: Server, base: Path, spies: Path) -> Iterator[tuple[Path, str]]:
+def backup(server: Server, base: Path, spies: Path) -> tuple[Path, str]:
     """A store, and in it a backup of the shop."""
     store, pods = hand_over(base / "replace"), Pods(hand_over(base / "replace-pods"), spies)
     with new_databases(server) as create:
         shop = create("source")
         shop.app_sql(CONTENT)
         artifact = back_up(pods, store, shop)
-    yield store, artifact
+    return store, artifact
 
 
 @pytest.fixture
@@ -59,10 +59,9 @@ def _is_untouched(restore: Restore) -> bool:
 
 
 def _marker(restore: Restore) -> str:
-    return restore.target.server.sql(
-        "SELECT pod_uid FROM postgres_operator.restores"
-        f" WHERE restore_uid = '{restore.uid}' AND finished_at IS NOT NULL"
-    )
+    finished = "SELECT restore_uid, pod_uid FROM postgres_operator.restores WHERE finished_at IS NOT NULL"
+    records = restore.target.server.sql(finished).splitlines()
+    return "".join(r.partition("|")[2] for r in records if r.startswith(restore.uid))
 
 
 # --- what it makes
@@ -110,7 +109,7 @@ def test_a_replaced_database_that_cannot_be_dropped_is_a_warning(restore: Restor
 
 @pytest.fixture
 def tablespace(server: Server) -> Iterator[str]:
-    """A tablespace; asked for before any database, it goes after them."""
+    """A tablespace that goes after the databases in it."""
     directory = hand_over(server.directory / "tablespace")
     server.sql(f"CREATE TABLESPACE \"Platz ü\" LOCATION '{directory}'")
     yield '"Platz ü"'
@@ -118,8 +117,8 @@ def tablespace(server: Server) -> Iterator[str]:
 
 
 PROPERTIES = """
-SELECT datdba::regrole, pg_encoding_to_char(encoding), datcollate, datctype, datlocprovider, daticulocale, dattablespace,
-    datconnlimit, shobj_description(oid, 'pg_database'),
+SELECT datdba::regrole, pg_encoding_to_char(encoding), datcollate, datctype, datlocprovider, daticulocale,
+    dattablespace, datconnlimit, shobj_description(oid, 'pg_database'),
     ARRAY(SELECT a::text FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) a ORDER BY 1),
     ARRAY(SELECT (setrole, setconfig)::text FROM pg_db_role_setting WHERE setdatabase = d.oid ORDER BY 1)
 FROM pg_database d WHERE datname = {}
@@ -127,6 +126,7 @@ FROM pg_database d WHERE datname = {}
 ROLES = ("own er", 'gr"anter', "Leserin ü", "nobody else")
 
 
+@pytest.mark.usefixtures("tablespace")  # first: databases go before it
 @pytest.mark.parametrize(
     "options",
     [
@@ -135,7 +135,7 @@ ROLES = ("own er", 'gr"anter', "Leserin ü", "nobody else")
     ],
 )
 def test_all_that_is_not_inside_a_database_is_carried_over(
-    tablespace: str, pods: Pods, database: NewDatabase, store: Path, options: str
+    pods: Pods, database: NewDatabase, store: Path, options: str
 ) -> None:
     shop = database(NAME, options)
     server, name, app = shop.server, identifier(NAME), identifier(shop.owner)
@@ -144,7 +144,7 @@ def test_all_that_is_not_inside_a_database_is_carried_over(
     owner, granter, reader, other = roles
     server.sql(
         f"COMMENT ON DATABASE {name} IS {literal(chr(10) + 'Ein ' + NAME)};"
-        f"ALTER DATABASE {name} SET search_path = \"$user\", 'a, \"b', public;"
+        f'ALTER DATABASE {name} SET search_path = "$user", \'a, "b\', public;'
         f"ALTER DATABASE {name} SET my.setting = 'it''s, \"ü\"';"
         f"ALTER ROLE {app} IN DATABASE {name} SET statement_timeout = '1h';"
         f"ALTER ROLE {reader} IN DATABASE {name} SET temp_tablespaces = \"Platz ü\", '';"
@@ -157,7 +157,7 @@ def test_all_that_is_not_inside_a_database_is_carried_over(
     )
     before = server.sql(PROPERTIES.format(literal(NAME)))
     restore = Restore(pods, store, shop, back_up(pods, store, shop), "Replace")
-    restore.run().result  # noqa: B018 - asserts success
+    assert restore.run().result
     assert server.sql(PROPERTIES.format(literal(NAME))) == before
     assert server.sql(PROPERTIES.format(literal(restore.previous))) == before
 
@@ -174,7 +174,7 @@ def test_extensions_that_need_a_superuser(pods: Pods, shop: TestDatabase, store:
     extensions = shop.sql(installed)
     for kind in ("custom", "plain"):
         restore = Restore(pods, store, shop, back_up(pods, store, shop, kind), "Replace")
-        restore.run().result  # noqa: B018 - asserts success
+        assert restore.run().result
         assert contents(shop) == before
         assert shop.sql(installed) == extensions
 
@@ -225,7 +225,7 @@ def _reconnecting(database: TestDatabase, sessions: int = 3) -> Iterator[list[st
 def test_an_application_that_reconnects_all_the_time(restore: Restore) -> None:
     idle = restore.target.server.start_sql("BEGIN; LOCK TABLE stock", restore.target.name)
     with _reconnecting(restore.target) as seen:
-        restore.run().result  # noqa: B018 - asserts success
+        assert restore.run().result
     idle.communicate()
     assert {"later+stock", "stock"} <= set(seen)
     first_new = seen.index("stock")
@@ -303,7 +303,7 @@ def test_two_pods_swap_at_the_same_time(restore: Restore) -> None:
 
 
 def test_a_pod_that_comes_after_the_end_changes_nothing(restore: Restore) -> None:
-    restore.run().result  # noqa: B018 - asserts success
+    assert restore.run().result
     restore.target.app_sql("INSERT INTO stock VALUES (4)")
     databases = restore.target.server.databases()
     for late in (restore.twin(), restore):
@@ -330,7 +330,8 @@ def test_the_load_is_ended_and_the_next_restore_tidies_up(pods: Pods, restore: R
     pods.shim("pg_restore", f'"$REAL" "$@"; until [[ $1 == --list || -e "{go}" ]]; do sleep 0.02; done')
     restore.steps("restore-prepare")
     script = restore.start("restore-load")
-    until(lambda: restore.target.server.sql(f"SELECT 1 FROM pg_stat_activity WHERE datname = {literal(restore.scratch)}"))
+    connected = "SELECT datname FROM pg_stat_activity"
+    until(lambda: restore.scratch in restore.target.server.sql(connected).splitlines())
     script.child("sed")
     end(script)  # type: ignore[operator]
     assert script.wait(9).code in (143, -signal.SIGKILL)
@@ -394,7 +395,8 @@ def test_the_swap_is_asked_to_end(restore: Restore) -> None:
 @pytest.mark.parametrize(("last", "swapped"), [("q", False), ("{n;q}", True)])
 def test_the_connection_is_lost_around_the_commit(pods: Pods, restore: Restore, last: str, swapped: bool) -> None:
     restore.steps(*LOADED)
-    pods.shim("psql", f'[[ $* == *-v\\ uid=* ]] || exec "$REAL" "$@"; sed -u "/^WHERE restore_uid = .* AND pod_uid/{last}" | "$REAL" "$@"')
+    stop = f'sed -u "/^WHERE restore_uid = .* AND pod_uid/{last}"'
+    pods.shim("psql", f'[[ $* == *"-v uid="* ]] || exec "$REAL" "$@"; {stop} | "$REAL" "$@"')
     outcome = restore.step("restore-swap")
     if swapped:
         assert outcome.result["alreadyRestored"] is False
@@ -433,8 +435,10 @@ def test_the_filled_database_is_not_there(restore: Restore) -> None:
     assert _is_untouched(restore)
 
 
-def test_an_extension_that_is_gone_from_the_server(pods: Pods, restore: Restore) -> None:
-    restore.target.sql("CREATE EXTENSION pageinspect; UPDATE pg_extension SET extname = 'gone' WHERE extname = 'pageinspect'")
+def test_an_extension_that_is_gone_from_the_server(restore: Restore) -> None:
+    restore.target.sql(
+        "CREATE EXTENSION pageinspect; UPDATE pg_extension SET extname = 'gone' WHERE extname = 'pageinspect'"
+    )
     outcome = restore.step("restore-prepare")
     assert outcome.reason == "RestoreFailed"
     assert 'extension "gone" is not available' in outcome.message
