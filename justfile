@@ -64,10 +64,16 @@ e2e *ARGS: deploy
     E2E_DEPLOYED=1 {{ python }} -m pytest e2e "$@"
 
 # lint, unit tests and end-to-end tests
-test: lint unit (e2e "-m" "not slow")
+test: lint unit e2e
 
-# everything, the slow tests too
-test-full: lint unit e2e
+# everything, with repetitions and three times the size
+test-full: lint unit deploy
+    E2E_DEPLOYED=1 E2E_LARGE_ROWS=3360000 {{ python }} -m pytest e2e
+    for n in 1 2 3; do E2E_DEPLOYED=1 {{ python }} -m pytest e2e/test_backup.py e2e/test_restore.py || exit 1; done
+
+# measure how fast Backups pass through the operator
+bench COUNT="200": setup
+    {{ python }} bench/throughput.py {{ COUNT }}
 
 # stop the cluster and remove what was built here
 clean:

@@ -122,7 +122,7 @@ def templates(changes: dict[str, str]) -> Iterator[None]:
     container = {
         "name": "manager",
         "volumeMounts": [*before["containers"][0]["volumeMounts"], {"name": "templates", "mountPath": "/templates"}],
-        "env": [*before["containers"][0]["env"], {"name": "JOB_TEMPLATES_DIR", "value": "/templates"}],
+        "env": [*before["containers"][0].get("env", []), {"name": "JOB_TEMPLATES_DIR", "value": "/templates"}],
     }
     volumes = [*before["volumes"], {"name": "templates", "configMap": {"name": "templates"}}]
     patch = {"spec": {"template": {"spec": {"containers": [container], "volumes": volumes}}}}

@@ -135,6 +135,17 @@ class World:
         body = {"apiVersion": names.API_VERSION, "kind": "Backup", "metadata": {"name": name}, "spec": spec}
         return await self.create("Backup", body)
 
+    async def completed_backup(self, name: str) -> None:
+        made = await self.backup(name)
+        location = names.pvc_location("backups", names.artifact_path("db", name, made["metadata"]["uid"]))
+        status = {"phase": "Completed", "backupLocation": location, "checksum": f"sha256:{'ab' * 32}"}
+        await self.cluster.set_status("Backup", made, status)
+
+    async def restore(self, name: str, backup: str) -> dict[str, Any]:
+        spec = {"databaseRef": {"name": "db"}, "backupRef": {"name": backup}, "mode": "Replace"}
+        body = {"apiVersion": names.API_VERSION, "kind": "Restore", "metadata": {"name": name}, "spec": spec}
+        return await self.create("Restore", body)
+
     async def finish(self, job: dict[str, Any], **manifest: Any) -> None:
         """The Job's pod has made a backup."""
         location = job["metadata"]["annotations"][names.ANNOTATION_LOCATION]

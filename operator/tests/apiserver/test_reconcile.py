@@ -131,6 +131,28 @@ async def test_two_operators_make_one_job(world: World, ours: Operator, rival: O
     assert len(await world.jobs()) == 1
 
 
+async def test_runs_that_exclude_each_other_do_so_also_when_they_start_together(world: World, ours: Operator):
+    """Rule 14: while the Job of one is being created, nothing of it is in the cache yet."""
+    await world.ready_database()
+    await world.claim()
+    await world.completed_backup("old")
+    for name in ("r1", "r2"):
+        await world.restore(name, "old")
+    await world.backup("b")
+    await ours.look()
+    keys = [("Restore", world.namespace, "r1"), ("Restore", world.namespace, "r2"), key(world)]
+    # All know the claim, so that all come to their decision in the same turn of the loop.
+    await ours.reconciler._claims.get(world.namespace, "backups", ours.reconciler._now())
+    await asyncio.gather(*(ours.reconciler.reconcile(k) for k in keys))
+    (job,) = await world.jobs()
+    owner = job["metadata"]["ownerReferences"][0]
+    assert owner["kind"] == "Restore"
+    for kind, _, name in keys:
+        found = await world.get(kind, name)
+        reason = found["status"]["conditions"][0]["reason"]
+        assert reason == ("Running" if name == owner["name"] else "WaitingForSlot")
+
+
 async def test_a_job_without_a_status_is_taken_up(world: World, ours: Operator, rival: Operator):
     """The operator stopped between the Job and the status."""
     job = await started(world, ours)
