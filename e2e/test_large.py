@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 
 import pytest
@@ -18,9 +19,9 @@ CREATE TABLE "Lager-Süd"."Artikel 'neu'" (
   id bigserial PRIMARY KEY, "näme" text NOT NULL, body bytea NOT NULL, at timestamptz NOT NULL DEFAULT now(),
   parent bigint REFERENCES "Lager-Süd"."Artikel 'neu'", CHECK (octet_length(body) > 100));
 INSERT INTO "Lager-Süd"."Artikel 'neu'" ("näme", body, at, parent)
-SELECT E'it''s\\n"' || n || E'"\\t\\\\ü☃', decode(string_agg(md5(n || ':' || m || random()), ''), 'hex'), now() - n * interval '1 s',
+SELECT E'it''s\\n"' || n || E'"\\t\\\\ü☃', string_agg(sha512((n || ':' || m || random())::bytea), ''), now() - n * interval '1 s',
   CASE WHEN n > 1 THEN n - 1 END
-FROM generate_series(1, {rows}) n, generate_series(1, 60) m GROUP BY n ORDER BY n;
+FROM generate_series(1, {rows}) n, generate_series(1, 15) m GROUP BY n ORDER BY n;
 CREATE INDEX ON "Lager-Süd"."Artikel 'neu'" ("näme");
 CREATE TABLE parts (id int, n int, PRIMARY KEY (id, n)) PARTITION BY RANGE (id);
 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (50000);
@@ -46,7 +47,7 @@ def test_a_gibibyte_there_and_back(version: int) -> None:
     def timed(what: str, begin: float) -> None:
         took[what] = time.monotonic() - begin
 
-    with fresh_namespace(f"large-{version}") as namespace:
+    with fresh_namespace(f"large-{version}-{secrets.token_hex(3)}") as namespace:
         kit.ready_database(namespace, version=version, databaseName=DATABASE, username="büro", storage={"size": "9Gi"})
         begin = time.monotonic()
         kubectl(
@@ -77,7 +78,7 @@ def test_a_gibibyte_there_and_back(version: int) -> None:
 
 @pytest.mark.usefixtures("operator")
 def test_two_namespaces_with_equal_names_do_not_touch_each_other() -> None:
-    with fresh_namespace("twin-one") as one, fresh_namespace("twin-two") as two:
+    with fresh_namespace(f"twin-{secrets.token_hex(3)}") as one, fresh_namespace(f"twin-{secrets.token_hex(3)}") as two:
         twins = (one, two)
         for namespace in twins:
             kit.create_database(namespace)

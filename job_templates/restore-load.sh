@@ -145,11 +145,8 @@ if [[ $MODE == Replace ]]; then
 fi
 # Then the end of input: where the dump left a quote open, the session would wait for more otherwise.
 tell <<'SQL' && exec {to}>&- && hear || settle
-RESET SESSION AUTHORIZATION;
-RESET ROLE;
-RESET search_path;
-RESET client_encoding;
-INSERT INTO postgres_operator.restores VALUES (:'uid', :'location', clock_timestamp());
+RESET ROLE; -- whatever the dump has set
+INSERT INTO postgres_operator.restores VALUES (:'uid', :'location', pg_catalog.clock_timestamp());
 DELETE FROM pg_temp.incomplete;
 COMMIT;
 SQL

@@ -441,6 +441,9 @@ def test_the_pod_is_ended(
 def test_of_two_pods_one_restores_and_the_other_finds_that(
     restore: Restore, backed_up: str, held: Callable[[], None]
 ) -> None:
+    # Where one sees only what was there when it began, the second must still see the first one's marker.
+    isolation = "default_transaction_isolation = 'repeatable read'"
+    restore.target.server.sql(f"ALTER DATABASE {identifier(restore.target.name)} SET {isolation}")
     first = restore.start("restore-load")
     _pid(restore, LOADING)
     second = restore.twin().start("restore-load")

@@ -302,6 +302,28 @@ def test_two_pods_swap_at_the_same_time(restore: Restore) -> None:
     assert not {restore.scratch, twin.scratch} & restore.target.server.databases()
 
 
+def test_the_other_pod_swaps_and_tidies_up_just_before(pods: Pods, restore: Restore) -> None:
+    """Nothing but the marker can tell then: the restored database must not be swapped out, and dropped."""
+    restore.keep_previous = False
+    late, here = restore.twin(), pods.directory
+    pods.shim(
+        "psql",
+        f'if [[ $POD_UID != {late.pod} ]]; then exec "$REAL" "$@"; fi; sql=$(cat)\n'
+        f"if [[ $sql == *pg_prepared_xacts* ]]; then touch {here}/late; until [[ -e {here}/go ]]; do sleep 0.02; done; fi\n"
+        'exec "$REAL" "$@" <<<"$sql"',
+    )
+    restore.steps(*LOADED)
+    late.steps(*LOADED)
+    script = late.start("restore-swap")
+    until((here / "late").exists)
+    assert restore.step("restore-swap").result["alreadyRestored"] is False
+    restore.target.app_sql("INSERT INTO stock VALUES (4)")
+    (here / "go").touch()
+    assert script.wait().result["alreadyRestored"] is True
+    assert restore.target.app_sql("SELECT id FROM stock") == "1\n4"
+    assert _marker(restore) == restore.pod
+
+
 def test_a_pod_that_comes_after_the_end_changes_nothing(restore: Restore) -> None:
     assert restore.run().result
     restore.target.app_sql("INSERT INTO stock VALUES (4)")
