@@ -306,14 +306,15 @@ def test_the_other_pod_swaps_and_tidies_up_just_before(pods: Pods, restore: Rest
     """Nothing but the marker can tell then: the restored database must not be swapped out, and dropped."""
     restore.keep_previous = False
     late, here = restore.twin(), pods.directory
-    pods.shim(
-        "psql",
-        f'if [[ $POD_UID != {late.pod} ]]; then exec "$REAL" "$@"; fi; sql=$(cat)\n'
-        f"if [[ $sql == *pg_prepared_xacts* ]]; then touch {here}/late; until [[ -e {here}/go ]]; do sleep 0.02; done; fi\n"
-        'exec "$REAL" "$@" <<<"$sql"',
-    )
     restore.steps(*LOADED)
     late.steps(*LOADED)
+    wait = f"touch {here}/late; until [[ -e {here}/go ]]; do sleep 0.02; done"  # after its first look at the marker
+    pods.shim(
+        "psql",
+        f'[[ $POD_UID == {late.pod} ]] || exec "$REAL" "$@"; sql=$(cat)\n'
+        f"[[ $sql != *pg_prepared_xacts* ]] || {{ {wait}; }}\n"
+        'exec "$REAL" "$@" <<<"$sql"',
+    )
     script = late.start("restore-swap")
     until((here / "late").exists)
     assert restore.step("restore-swap").result["alreadyRestored"] is False
