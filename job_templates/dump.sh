@@ -116,6 +116,6 @@ if ! run mv -T "$partial" "$final" 2>"$scratch/volume"; then
     [[ ! -e $final ]] || report_existing
     write_failure "$scratch/volume" DumpFailed "Cannot rename the finished dump: $(head -c 500 "$scratch/volume")"
 fi
-volume sync "$parent"
+volume sync "$parent" "$STORE_DIR" # both may be new
 log "Backup $ARTIFACT_PATH: $size bytes, sha256 $sha256, $SECONDS s in all"
 report "$manifest"

@@ -101,7 +101,7 @@ readonly UNDISTURBED='-c search_path=pg_catalog -c standard_conforming_strings=o
 connect() {
     local deadline=$((SECONDS + $1))
     until run psql -XAtqw -c 'SHOW server_version' >"$scratch/version" 2>"$scratch/connect"; do
-        if grep -qaE 'password|pg_hba|log in|permission denied|does not exist' "$scratch/connect" || ((SECONDS >= deadline)); then
+        if grep -qaE 'password authentication|no password|pg_hba|to log in|permission denied|" does not exist' "$scratch/connect" || ((SECONDS >= deadline)); then
             connect_failure "$scratch/connect"
         fi
         log "Not yet: $(masked "$scratch/connect")"

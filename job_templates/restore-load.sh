@@ -29,7 +29,7 @@ start_session() {
 # tell: sends the SQL of its standard input to the session. hear: waits for the answer, up to the line by which the server
 # shows that it did all of that (psql's own \echo would show up before a statement that was left open). Both fail when
 # the session has ended.
-tell() { { cat && printf "\n\\o\nSELECT '%s';\n" "$end"; } >&"$to" 2>/dev/null; }
+tell() { { cat && printf "\n\\o\nSELECT '%s';\n" "$end"; } 1>&"$to" 2>/dev/null; }
 hear() {
     local line
     answer=
@@ -40,6 +40,8 @@ hear() {
     return 1
 }
 ask() { tell && hear; }
+# The last question also ends the input: where the dump left a quote open, the session would wait for more otherwise.
+ask_last() { tell && exec {to}>&- && hear; }
 
 # broken REASON WHAT: the session has ended before its time.
 broken() {
@@ -69,9 +71,9 @@ broken() {
 write_filter() {
     local schemas=${answer%$'\n'*} extensions=${answer#*$'\n'}
     cat >"$scratch/filter" <<FILTER
-/^COPY .* FROM stdin;\$/,/^\\\\\\.\$/b
+/^-- Data for Name: .*; Type: TABLE DATA; Schema: /,/^\\\\\\.\$/b
 /^-- PostgreSQL database dump complete\$/w $scratch/complete
-/^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^CREATE SCHEMA /{/^CREATE SCHEMA ($schemas);\$/d;}
+/^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^(CREATE SCHEMA |-- \*not\* creating schema)/{/^CREATE SCHEMA ($schemas);\$/d;}
 /^-- Name: EXTENSION .*; Type: COMMENT; Schema: -; Owner: /,/^COMMENT ON EXTENSION /{/^COMMENT ON EXTENSION ($extensions) IS '.*';\$/d;}
 FILTER
     # pg_dump and pg_restore put large objects into a transaction of their own, which would be the end of ours.
@@ -126,10 +128,10 @@ FROM (SELECT schema, regexp_replace(quote_ident(name), '[][\.*^$(){}?+|/]', '\\\
       WHERE name !~ '[\n\r]') AS patterns;
 SQL
 write_filter
-printf '\\o /dev/null\n' >&"$to"
+printf '\\o /dev/null\n' >&"$to" || true # what is wrong shows below
 log "Loading $size bytes ($format)"
 loaded=0
-run content >&"$to" 2>"$scratch/content" || loaded=$?
+run content 1>&"$to" 2>"$scratch/content" || loaded=$?
 if ((loaded != 0)); then
     ! grep -qa 'Broken pipe' "$scratch/content" || broken RestoreFailed "The dump cannot be loaded"
     ((loaded <= 128)) || fail RestoreFailed "Reading the dump was stopped by signal $(kill -l "$loaded"). $untouched"
@@ -138,13 +140,12 @@ fi
 [[ -s $scratch/complete ]] || fail RestoreFailed "The dump cannot be read: its end is missing. $untouched"
 
 if [[ $MODE == Replace ]]; then
-    tell </dev/null && exec {to}>&- && hear || broken RestoreFailed "The dump cannot be loaded"
+    ask_last </dev/null || broken RestoreFailed "The dump cannot be loaded"
     discard=
     log "Loaded in $SECONDS s"
     exit 0
 fi
-# Then the end of input: where the dump left a quote open, the session would wait for more otherwise.
-tell <<'SQL' && exec {to}>&- && hear || settle
+ask_last <<'SQL' || settle
 RESET ROLE; -- whatever the dump has set
 INSERT INTO postgres_operator.restores VALUES (:'uid', :'location', pg_catalog.clock_timestamp());
 DELETE FROM pg_temp.incomplete;

@@ -61,7 +61,8 @@ SQL
 connect 20
 [[ $TARGET_DATABASE != "$PGDATABASE" ]] ||
     fail RestoreFailed "Database $PGDATABASE cannot be replaced, since the server is administered through it: use spec.mode Clean."
-state=$(sql <<'SQL') || failed "Cannot record this Restore in database $PGDATABASE"
+state=$(
+    sql <<'SQL'
 BEGIN;
 SELECT pg_advisory_xact_lock(hashtext('postgres_operator')) \g /dev/null
 CREATE SCHEMA IF NOT EXISTS postgres_operator;
@@ -78,6 +79,7 @@ SELECT CASE
         AND NOT EXISTS (SELECT FROM postgres_operator.restores WHERE scratch = :'fresh' AND pod_uid = :'pod') THEN 'taken'
 END;
 SQL
+) || failed "Cannot record this Restore in database $PGDATABASE"
 case $state in
 finished)
     log "Another pod has finished this Restore already."

@@ -85,8 +85,10 @@ WHERE old.datname = :'target' AND new.datname = :'fresh';
 
 ALTER DATABASE :"target" RENAME TO :"previous";
 ALTER DATABASE :"fresh" RENAME TO :"target";
-UPDATE postgres_operator.restores SET previous = :'previous', finished_at = clock_timestamp()
-WHERE restore_uid = :'uid' AND pod_uid = :'pod';
+-- Also where somebody has tidied the table meanwhile: the marker and the names go together.
+INSERT INTO postgres_operator.restores (restore_uid, pod_uid, target, scratch, previous, finished_at)
+VALUES (:'uid', :'pod', :'target', :'fresh', :'previous', clock_timestamp())
+ON CONFLICT (restore_uid, pod_uid) DO UPDATE SET previous = excluded.previous, finished_at = excluded.finished_at;
 COMMIT;
 SQL
 }
@@ -137,15 +139,24 @@ drop_previous() {
         warning="The replaced database is still there as \"$PREVIOUS_DATABASE\", drop it by hand: $(masked "$scratch/errors")"
 }
 
+# report_restored: the outcome so far.
+report_restored() {
+    local result="{\"location\": $(json_string "$ARTIFACT_PATH"), \"serverVersion\": \"$server_version\", \"toolVersion\": \"$(tool_version pg_restore)\", \"alreadyRestored\": $already"
+    [[ $KEEP_PREVIOUS != true ]] || result+=", \"previousDatabase\": $(json_string "$PREVIOUS_DATABASE")"
+    [[ -z $warning ]] || result+=", \"warning\": $(json_string "$warning")"
+    report "$result}"
+}
+
 connect 20
 already=true warning=
 read_winner
 if [[ -z $winner ]]; then
     already=false
-    missing=$(sql <<'SQL') || fail RestoreFailed "Cannot look for the databases: $(masked "$scratch/errors"). $untouched"
+    sql >"$scratch/missing" <<'SQL' || fail RestoreFailed "Cannot look for the databases: $(masked "$scratch/errors"). $untouched"
 SELECT what FROM (VALUES ('target', :'target'), ('fresh', :'fresh')) AS needed (what, name)
 WHERE name NOT IN (SELECT datname FROM pg_database);
 SQL
+    missing=$(<"$scratch/missing")
     [[ $missing != *target* ]] || fail DatabaseMissing "There is no database \"$TARGET_DATABASE\" on $PGHOST:$PGPORT to replace."
     [[ -z $missing ]] || fail RestoreFailed "Database \"$fresh\", which held the restored data, was dropped by somebody. $untouched"
     swap_in
@@ -157,9 +168,7 @@ else
     log "Another pod has finished this Restore already."
 fi
 log "Database $TARGET_DATABASE is the restored one; what it replaced is $PREVIOUS_DATABASE"
-[[ $KEEP_PREVIOUS == true ]] || drop_previous
-
-result="{\"location\": $(json_string "$ARTIFACT_PATH"), \"serverVersion\": \"$server_version\", \"toolVersion\": \"$(tool_version pg_restore)\", \"alreadyRestored\": $already"
-[[ $KEEP_PREVIOUS != true ]] || result+=", \"previousDatabase\": $(json_string "$PREVIOUS_DATABASE")"
-[[ -z $warning ]] || result+=", \"warning\": $(json_string "$warning")"
-report "$result}"
+report_restored # now: the pod may be ended while a large database is dropped
+[[ $KEEP_PREVIOUS == true ]] && exit 0
+drop_previous
+report_restored

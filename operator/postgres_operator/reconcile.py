@@ -73,15 +73,27 @@ class Reconciler:
         kind, namespace, name = key
         body = self._cache.get(kind, namespace, name)
         if body is None:
+            self._starting.pop(key, None)
             return None
         if kind == "Database":
             database = Database.model_validate(body)
             return await self._step(database, DatabaseFinder(self._cluster, self._cache, database, self._now))
         run: Backup | Restore = (Backup if kind == "Backup" else Restore).model_validate(body)
         if run.status.finished or run.deleted:
+            self._starting.pop(key, None)
             return None
+        if key in self._starting:
+            await self._settle(run)
         finder = RunFinder(self._cluster, self._cache, self._claims, run, self._policy, self._now, self._starting)
         return await self._step(run, finder)
+
+    async def _settle(self, run: Backup | Restore) -> None:
+        """The creation of the run's Job had no clear answer: the request timed out, the connection broke."""
+        kind, namespace, name = run.key
+        job = await self._cluster.get("Job", namespace, names.job_name(kind, name, run.metadata.uid))
+        if job:
+            self._seen("Job", job)
+        self._starting.pop(run.key, None)
 
     async def _step(self, resource: Resource, finder: Finder) -> float | None:
         asked: list[Fact] = []
@@ -207,11 +219,14 @@ class Reconciler:
                     resource, "JobNameTaken", f'Job "{action.name}" exists and is not ours: delete it.'
                 )
             job = found
-        except Invalid as error:
-            return await self._refuse(resource, "TemplateInvalid", f"Template {action.template}: {error}")
-        finally:
+        except (Forbidden, NotFound):
             self._starting.pop(resource.key, None)
+            raise
+        except Invalid as error:
+            self._starting.pop(resource.key, None)
+            return await self._refuse(resource, "TemplateInvalid", f"Template {action.template}: {error}")
         self._seen("Job", job)
+        self._starting.pop(resource.key, None)
         return await self._act(resource, action.then)
 
     async def _forbidden(self, resource: Resource, error: Forbidden | Invalid) -> float | None:

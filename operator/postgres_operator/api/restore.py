@@ -79,7 +79,7 @@ class Restore(Resource):
 class RestoreResult(ApiModel):
     """What the last restore step reports."""
 
-    location: Annotated[str, Field(max_length=512)]
+    location: Annotated[str, Field(max_length=1024)]
     server_version: Version
     tool_version: Version
     previous_database: str | None = None

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -192,6 +192,9 @@ def _recover(backup: Backup, job: Job, reader: Reader, facts: Facts) -> dict[str
     if reader.pods is None:
         return Ask(Fact.READER_PODS)
     if reader.job.failed:
-        return failure(reader.job, reader.pods, "ResultLost")
+        problem = failure(reader.job, reader.pods, "ResultLost")
+        return replace(
+            problem, message=f"{problem.message} What job {job.name} made, if anything, is in {job.location}."
+        )
     lost = Problem("ResultLost", f"The report of Job {job.name} was lost, and so was that of {reader.job.name}.")
     return result(reader.pods) or lost

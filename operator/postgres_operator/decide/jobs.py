@@ -102,6 +102,13 @@ def read_report(text: str) -> Report | None:
     return None
 
 
+def reported(pods: Sequence[Body]) -> Report | None:
+    """The first report of a pod that did not end well: a problem, or a result that it was past already."""
+    states = [c.get("state", {}) for p in pods for c in _containers(p)]
+    reports = [read_report(state.get("terminated", {}).get("message", "")) for state in states]
+    return next((report for report in reports if report), None)
+
+
 def wrong_fields(error: ValidationError) -> str:
     """What is wrong with a report, without quoting it."""
     return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

@@ -1,7 +1,7 @@
 """Restore: what to do next."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,7 +15,7 @@ from postgres_operator.api.store import BackupStore
 from .actions import Action, Ask, CreateJob, Fact, Nothing, SetStatus
 from .backup import claim_name
 from .conditions import timestamp
-from .jobs import Job, Problem, wrong_fields
+from .jobs import Job, Problem, reported, wrong_fields
 from .run import (
     Broken,
     Done,
@@ -66,7 +66,7 @@ def decide(restore: Restore, backup: Backup | None, store: BackupStore | None, f
         return SetStatus(in_progress(restore, name, facts.now, "Running", f"Job {name} runs."), after=0)
     match follow(restore, facts, "RestoreFailed"):
         case Broken(problem):
-            return failed(restore, facts.now, problem)
+            return failed(restore, facts.now, _with_outlook(problem, facts))
         case Done(report):
             return _finish(restore, report, facts)
         case action:
@@ -140,6 +140,19 @@ def _start(restore: Restore, backup: Backup | None, store: BackupStore | None, f
         claim=claim,
         then=SetStatus(in_progress(restore, name, facts.now, "Running", f"Job {name} runs.")),
     )
+
+
+def _with_outlook(problem: Problem, facts: Facts) -> Problem:
+    """The problem, and what it means for the target, unless a script has said that."""
+    report = reported(facts.pods or ())
+    if report and report.problem:
+        return problem
+    if report:
+        return replace(problem, message=f"{problem.message} The target WAS restored before that.")
+    if problem.reason == "JobLost" or not (facts.pods or facts.job):
+        return problem
+    outlook = "The target is either as it was or restored in full: look before you create a new Restore."
+    return replace(problem, message=f"{problem.message} {outlook}")
 
 
 def _invalid(job: Job, why: str) -> Problem:

@@ -13,7 +13,7 @@ from apiserver_kit import Kubectl
 from lab import Operator, World, audited, operator, start_process
 
 from e2e.cluster import apiserver
-from postgres_operator.errors import Conflict, Invalid
+from postgres_operator.errors import ApiError, Conflict, Invalid
 from postgres_operator.names import job_name
 
 POLICY = {
@@ -151,6 +151,36 @@ async def test_runs_that_exclude_each_other_do_so_also_when_they_start_together(
         found = await world.get(kind, name)
         reason = found["status"]["conditions"][0]["reason"]
         assert reason == ("Running" if name == owner["name"] else "WaitingForSlot")
+
+
+async def test_a_creation_without_an_answer_keeps_others_out(world: World, ours: Operator, monkeypatch):
+    """The API server made the Job, but the answer was lost: nobody may think that the Database is free."""
+    await world.ready_database()
+    await world.claim()
+    await world.completed_backup("old")
+    for name in ("r1", "r2"):
+        await world.restore(name, "old")
+    await ours.look()
+    create = ours.cluster.create
+
+    async def lost(kind, body):
+        made = await create(kind, body)
+        if kind == "Job":
+            raise ApiError("POST …: TimeoutError")
+        return made
+
+    monkeypatch.setattr(ours.cluster, "create", lost)
+    first, second = (("Restore", world.namespace, name) for name in ("r1", "r2"))
+    with pytest.raises(ApiError):
+        await ours.reconciler.reconcile(first)
+    await ours.reconciler.reconcile(second)
+    waiting = await world.get("Restore", "r2")
+    assert waiting["status"]["conditions"][0]["reason"] == "WaitingForSlot"
+    monkeypatch.undo()
+    await ours.settle(first)
+    found = await world.get("Restore", "r1")
+    assert found["status"]["phase"] == "InProgress"
+    assert len(await world.jobs()) == 1
 
 
 async def test_a_job_without_a_status_is_taken_up(world: World, ours: Operator, rival: Operator):

@@ -381,3 +381,26 @@ def test_a_deadline_says_so():
     body = running_restore()
     action = ask(body, job=job_of(body, **failed_job("DeadlineExceeded")), pods=[pod("Failed", ended(143))])
     assert action.status["error"]["reason"] == "DeadlineExceeded"
+
+
+SAID = json.dumps({"error": {"reason": "RestoreFailed", "message": "Database app was not changed."}})
+PAST = json.dumps({"result": {"location": "x", "serverVersion": "17.6", "toolVersion": "17.6"}})
+
+
+@pytest.mark.parametrize(
+    ("pods", "words"),
+    [
+        pytest.param([pod("Failed", ended(1, SAID))], "not changed", id="the-script-says"),
+        pytest.param([pod("Failed", ended(143, PAST))], "WAS restored", id="ended-after-the-swap"),
+        pytest.param([pod("Failed", ended(137))], "either as it was or restored", id="killed-without-a-word"),
+        pytest.param([], "either as it was or restored", id="pod-gone"),
+    ],
+)
+def test_a_failure_says_what_it_means_for_the_target(pods, words):
+    body = running_restore()
+    action = ask(body, job=job_of(body, **failed_job()), pods=pods)
+    assert action.status["phase"] == "Failed"
+    message = action.status["error"]["message"]
+    assert words in message
+    outlooks = ("not changed", "WAS restored", "either as it was")
+    assert sum(outlook in message for outlook in outlooks) == 1

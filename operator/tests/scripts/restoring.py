@@ -78,7 +78,9 @@ class Restore:
 
     def step(self, step: str, **more: str) -> Outcome:
         """Run one step."""
-        return self.pods.run([*MORE_FILES.get(step, []), f"{step}.sh"], self.env(step, **more))
+        outcome = self.pods.run([*MORE_FILES.get(step, []), f"{step}.sh"], self.env(step, **more))
+        assert "bash: " not in outcome.log, outcome.log  # what bash itself finds wrong
+        return outcome
 
     def steps(self, *steps: str) -> None:
         """Run steps that must succeed."""

@@ -134,7 +134,7 @@ def test_what_is_promoted_is_on_disk(pods: Pods, shop: TestDatabase, store: Path
         "sha256sum ",
         f"sync {partial}/manifest.json {partial}",
         f"mv -T {partial} {store}/{PATH}",
-        f"sync {store}/shop",
+        f"sync {store}/shop {store}",
     ]
 
 

@@ -183,6 +183,20 @@ def test_a_database_in_another_encoding(pods: Pods, database: NewDatabase, store
         assert contents(target) == contents(source)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_looks_like_a_dump_inside_a_function_is_left_alone(
+    pods: Pods, database: NewDatabase, store: Path, kind: str
+) -> None:
+    """A body with lines that the filter knows, in a dump without any data and of a schema that has a new owner."""
+    source, target = database("functions"), database("copy")
+    source.sql(f"ALTER SCHEMA public OWNER TO {source.owner}")
+    body = "COPY x FROM stdin;\nCREATE SCHEMA postgres_operator;\nCREATE SCHEMA public;\n"
+    source.app_sql(f"CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN /*\n{body}*/ END $$")
+    restore = Restore(pods, store, target, back_up(pods, store, source, kind), "Fail")
+    assert restore.step("restore-load").result
+    assert body in target.sql("SELECT prosrc FROM pg_proc WHERE proname = 'f'")
+
+
 @pytest.mark.parametrize(("kind", "schema"), [("custom", 'Ext "x"'), ("plain", 'Ext "x"'), ("custom", "public")])
 def test_extensions_of_the_superuser_stay_and_do_not_disturb(
     pods: Pods, database: NewDatabase, store: Path, kind: str, schema: str

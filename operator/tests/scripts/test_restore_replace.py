@@ -12,6 +12,7 @@ import pytest
 from restoring import NewDatabase, Restore, back_up, contents, forge
 from script_runner import BIN, Pods, Script, Server, TestDatabase, hand_over, identifier, literal, new_databases, until
 
+END = "\n--\n-- PostgreSQL database dump complete\n--\n"
 NAME = 'Shöp "x" it\'s'
 LOADED = ("restore-prepare", "restore-load")
 
@@ -340,11 +341,21 @@ def test_a_pod_that_comes_after_the_end_changes_nothing(restore: Restore) -> Non
 
 def test_the_dump_cannot_be_loaded(restore: Restore, store: Path) -> None:
     restore.store = store
-    restore.artifact = forge(store, b"SELECT 1/0;\n--\n-- PostgreSQL database dump complete\n")
+    restore.artifact = forge(store, f"SELECT 1/0;{END}".encode())
     outcome = restore.run()
     assert outcome.reason == "RestoreFailed"
     assert "division by zero" in outcome.message
     assert _is_untouched(restore)
+
+
+def test_more_than_one_transaction_can_hold(restore: Restore, store: Path) -> None:
+    """The way out that TooManyObjects recommends."""
+    lock = "SELECT pg_catalog.pg_advisory_xact_lock(%d, g) FROM pg_catalog.generate_series(1, 2500) g;\n"
+    locks = [lock % number for number in range(3)]
+    restore.store, restore.artifact = store, forge(store, f"{''.join(locks)}{END}".encode())
+    assert restore.run().result
+    restore.mode, restore.uid = "Fail", restore.pod
+    assert restore.step("restore-load").reason == "TooManyObjects"
 
 
 @pytest.mark.parametrize("end", [Script.terminate, Script.kill])
@@ -418,7 +429,7 @@ def test_the_swap_is_asked_to_end(restore: Restore) -> None:
 @pytest.mark.parametrize(("last", "swapped"), [("q", False), ("{n;q}", True)])
 def test_the_connection_is_lost_around_the_commit(pods: Pods, restore: Restore, last: str, swapped: bool) -> None:
     restore.steps(*LOADED)
-    stop = f'sed -u "/^WHERE restore_uid = .* AND pod_uid/{last}"'
+    stop = f'sed -u "/^ON CONFLICT .restore_uid, pod_uid/{last}"'
     pods.shim("psql", f'[[ $* == *"-v uid="* ]] || exec "$REAL" "$@"; {stop} | "$REAL" "$@"')
     outcome = restore.step("restore-swap")
     if swapped:
@@ -427,6 +438,14 @@ def test_the_connection_is_lost_around_the_commit(pods: Pods, restore: Restore, 
     else:
         assert outcome.reason == "RestoreFailed"
         assert _tables(restore.target) == UNTOUCHED
+
+
+def test_the_marker_comes_with_the_swap_also_where_the_table_was_tidied(restore: Restore) -> None:
+    restore.steps(*LOADED)
+    restore.target.server.sql("DELETE FROM postgres_operator.restores", "postgres")
+    assert restore.step("restore-swap").result["alreadyRestored"] is False
+    assert _tables(restore.target) == RESTORED
+    assert restore.step("restore-swap").result["alreadyRestored"] is True
 
 
 def test_the_name_for_the_replaced_database_is_taken(restore: Restore, database: NewDatabase) -> None:
