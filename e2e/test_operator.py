@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from e2e import kit
-from e2e.support import apply, delete, get, items, kubectl, wait_for
+from e2e.support import delete, get, items, kubectl, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,15 +152,6 @@ def test_templates_of_ones_own(namespace: str) -> None:
 
         before = restarts()
         name = kit.start_restore(namespace, location="pvc://backups/shop/x")
-        apply(
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": {"name": "backups"},
-                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-            },
-            namespace,
-        )
         message = kit.failed("restore", name, namespace, "TemplateInvalid")
         assert "no_such_variable" in message
         assert restarts() == before
