@@ -83,7 +83,9 @@ class RunFinder:
         facts = self._facts
         if facts.job is None and self._run.status.phase != "InProgress":
             # Now, not when the facts were gathered: others may have started since.
-            facts = replace(facts, blockers=tuple(blockers(self._cache, self._run, facts.claim, self._starting)))
+            facts = replace(
+                facts, blockers=tuple(dict.fromkeys(blockers(self._cache, self._run, facts.claim, self._starting)))
+            )
         if isinstance(self._run, Backup):
             return backups.decide(self._run, self._store(), facts, self._reader, self._policy)
         return restores.decide(self._run, self._backup(), self._store(), facts)

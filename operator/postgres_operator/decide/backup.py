@@ -25,6 +25,7 @@ from .run import (
     in_progress,
     job_values,
     pending,
+    slot,
     start_labels,
     target,
 )
@@ -82,11 +83,14 @@ def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
     if not facts.claim_known:
         return Ask(Fact.CLAIM)
     claim = facts.claim
-    if claim is None and store is None:
-        return CreateClaim(_default_claim(meta.namespace, policy.claim_spec))
     if claim is None:
-        message = f"The PersistentVolumeClaim of BackupStore {claim_name(store)} does not exist; waiting for it."
+        if store is None:
+            return CreateClaim(_default_claim(meta.namespace, policy.claim_spec))
+        missing = f'PersistentVolumeClaim "{claim_name(store)}" of BackupStore "{store.metadata.name}"'
+        message = f"{missing} does not exist; waiting for it."
         return pending(backup, facts.now, "ClaimNotFound", message, _RETRY_CLAIM_SECONDS)
+    if waiting := slot(backup, facts):
+        return waiting
     name = names.job_name("Backup", meta.name, meta.uid)
     path = names.artifact_path(database.metadata.name, meta.name, meta.uid)
     source = json.dumps(

@@ -26,6 +26,7 @@ from .run import (
     in_progress,
     job_values,
     pending,
+    slot,
     start_labels,
     target,
 )
@@ -96,7 +97,8 @@ def source(restore: Restore, backup: Backup | None, store: BackupStore | None, f
             return failed(restore, now, Problem("LocationNotInStore", message))
         return found
     if backup is None:
-        return pending(restore, now, "BackupNotFound", f'Backup "{ref.name}" does not exist; waiting for it.')
+        message = f'Backup "{ref.name}" does not exist; waiting for it. If the name is wrong, delete this Restore.'
+        return pending(restore, now, "BackupNotFound", message)
     if backup.status.phase == "Failed":
         message = f'Backup "{ref.name}" failed, so there is nothing to restore: name another one.'
         return failed(restore, now, Problem("BackupFailed", message))
@@ -119,6 +121,8 @@ def _start(restore: Restore, backup: Backup | None, store: BackupStore | None, f
     if claim is None:
         message = f'PersistentVolumeClaim "{origin.claim}" does not exist; waiting for it.'
         return pending(restore, facts.now, "ClaimNotFound", message, _RETRY_CLAIM_SECONDS)
+    if waiting := slot(restore, facts):
+        return waiting
     meta, spec, database_name = restore.metadata, restore.spec, database.spec.database_name
     name = names.job_name("Restore", meta.name, meta.uid)
     return CreateJob(

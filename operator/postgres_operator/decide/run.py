@@ -213,10 +213,15 @@ def target(run: Run, facts: Facts) -> Database | Action:
     if not database.status.ready:
         phase = database.status.phase or "Pending"
         return pending(run, facts.now, "DatabaseNotReady", f'Database "{name}" is {phase}; waiting for it to be Ready.')
-    if facts.blockers:
-        waiting = f"Waiting for {', '.join(facts.blockers[:3])} to end."
-        return pending(run, facts.now, "WaitingForSlot", waiting, _RETRY_SLOT)
     return database
+
+
+def slot(run: Run, facts: Facts) -> Action | None:
+    """What to wait for, when all else that the run needs is there."""
+    if not facts.blockers:
+        return None
+    waiting = f"Waiting for {', '.join(facts.blockers[:3])} to end."
+    return pending(run, facts.now, "WaitingForSlot", waiting, _RETRY_SLOT)
 
 
 def start_labels(run: Run, claim: Claim) -> dict[str, str]:

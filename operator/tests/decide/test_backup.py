@@ -82,6 +82,11 @@ def test_a_restore_into_the_database_is_waited_for():
     assert 'Restore "undo"' in action.status["conditions"][0]["message"]
 
 
+def test_what_is_missing_is_named_also_while_others_run():
+    action = ask(backup(spec={"storeRef": {"name": "far"}}), blockers=('Restore "undo"',))
+    assert reason(action) == "StoreNotFound"
+
+
 def test_a_named_store_that_is_missing_is_waited_for():
     assert reason(ask(backup(spec={"storeRef": {"name": "far"}}))) == "StoreNotFound"
 
@@ -98,8 +103,9 @@ def test_without_a_store_the_claim_is_made_and_owned_by_nobody():
 
 
 def test_the_claim_of_a_store_is_never_made():
-    action = ask(backup(), the_store=store(), claim_known=True)
+    action = ask(backup(), the_store=store("safe", "vault"), claim_known=True)
     assert reason(action) == "ClaimNotFound"
+    assert 'PersistentVolumeClaim "vault" of BackupStore "safe"' in action.status["conditions"][0]["message"]
     assert action.after
 
 
