@@ -12,5 +12,5 @@ def test_the_demo_brings_the_rows_back(capsys: pytest.CaptureFixture[str]) -> No
     assert demo.main() == 0
     said = capsys.readouterr().out
     assert "all rows are as they were" in said
-    assert "backup/monday condition met" in said
+    assert "monday condition met" in said
     assert "sha256" in said, "the log of the backup Job is shown"

@@ -37,23 +37,28 @@ class Finder(Protocol):
 
 
 class Claims:
-    """Volume claims that were seen lately: no watch covers them, and run after run asks for the same one."""
+    """Volume claims that were seen lately: no watch covers them, and run after run asks for the same one.
+
+    What was seen is good for one Database (its UID): in a namespace that was made anew, its claims are gone.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._seen: dict[tuple[str, str], tuple[datetime, Claim]] = {}
+        self._seen: dict[tuple[str, str, str], tuple[datetime, Claim]] = {}
 
-    async def get(self, namespace: str, name: str, now: datetime) -> Claim | None:
+    async def get(self, namespace: str, name: str, database: str, now: datetime) -> Claim | None:
         """The claim, as it was at most a minute ago; None where there is none now."""
-        at, claim = self._seen.get((namespace, name), (None, None))
+        key = namespace, name, database
+        at, claim = self._seen.get(key, (None, None))
         if at and claim and now - at < _CLAIM_KNOWN_FOR:
             return claim
         body = await self._cluster.get("PersistentVolumeClaim", namespace, name)
         if body is None or "deletionTimestamp" in body["metadata"]:
-            self._seen.pop((namespace, name), None)
+            self._seen.pop(key, None)
             return None
         claim = Claim(name, tuple(body["spec"].get("accessModes", [])))
-        self._seen[namespace, name] = (now, claim)
+        self._seen = {k: seen for k, seen in self._seen.items() if now - seen[0] < _CLAIM_KNOWN_FOR}
+        self._seen[key] = (now, claim)
         return claim
 
 
@@ -109,7 +114,8 @@ class RunFinder:
                 refusals = await job_refusals(self._cluster, namespace, self._facts.job)
                 self._facts = replace(self._facts, refusals=refusals)
             case Fact.CLAIM:
-                claim = await self._claims.get(namespace, self._claim_name(), self._facts.now)
+                database = self._facts.database.metadata.uid if self._facts.database else ""
+                claim = await self._claims.get(namespace, self._claim_name(), database, self._facts.now)
                 self._facts = replace(self._facts, claim=claim, claim_known=True)
             case _:
                 raise AssertionError(f"no decision about a run asks for {fact}")

@@ -334,27 +334,36 @@ async def test_a_backup_uses_the_named_store_then_the_default_then_makes_a_claim
 async def test_a_claim_is_read_once_a_minute():
     cluster = FakeCluster(("PersistentVolumeClaim", claim("vault", "ReadWriteMany", "ReadWriteOnce")))
     claims = Claims(cluster)
-    first = await claims.get("shop", "vault", NOW)
+    first = await claims.get("shop", "vault", "uid-db", NOW)
     assert first.shared
     assert not first.exclusive
-    assert await claims.get("shop", "vault", NOW + timedelta(seconds=59)) == first
+    assert await claims.get("shop", "vault", "uid-db", NOW + timedelta(seconds=59)) == first
     assert len(cluster.asked("get")) == 1
-    assert await claims.get("shop", "vault", NOW + timedelta(seconds=61)) == first
+    assert await claims.get("shop", "vault", "uid-db", NOW + timedelta(seconds=61)) == first
     assert len(cluster.asked("get")) == 2
 
 
 async def test_a_missing_claim_is_never_remembered():
     cluster = FakeCluster()
     claims = Claims(cluster)
-    assert await claims.get("shop", "vault", NOW) is None
+    assert await claims.get("shop", "vault", "uid-db", NOW) is None
     cluster.put("PersistentVolumeClaim", claim())
-    assert await claims.get("shop", "vault", NOW)
-    assert await claims.get("other", "vault", NOW) is None
+    assert await claims.get("shop", "vault", "uid-db", NOW)
+    assert await claims.get("other", "vault", "uid-db", NOW) is None
+
+
+async def test_what_was_seen_is_forgotten_with_the_database():
+    """A namespace that was deleted and made anew within the minute has no claim yet."""
+    cluster = FakeCluster(("PersistentVolumeClaim", claim()))
+    claims = Claims(cluster)
+    assert await claims.get("shop", "vault", "uid-db", NOW)
+    cluster.objects.clear()
+    assert await claims.get("shop", "vault", "uid-of-its-successor", NOW) is None
 
 
 async def test_a_claim_that_is_being_deleted_is_none():
     claims = Claims(FakeCluster(("PersistentVolumeClaim", claim(deletionTimestamp=ago(1)))))
-    assert await claims.get("shop", "vault", NOW) is None
+    assert await claims.get("shop", "vault", "uid-db", NOW) is None
 
 
 # --- a Database
