@@ -66,6 +66,12 @@ def pvc_location(claim: str, path: str) -> str:
     return f"pvc://{claim}/{path}"
 
 
+def split_location(location: str) -> tuple[str, str]:
+    """Claim and path of what `pvc_location` made."""
+    claim, _, path = location.removeprefix("pvc://").partition("/")
+    return claim, path
+
+
 def previous_database(database_name: str, restore_uid: str) -> str:
     """Name under which a replaced database is kept: `<name>_before_<uid8>`, within PostgreSQL's 63 bytes."""
     return _truncate(database_name, f"_before_{restore_uid[:8]}")

@@ -27,6 +27,7 @@ from .decide.actions import (
     UpdateServer,
 )
 from .decide.backup import Policy
+from .decide.conditions import timestamp
 from .decide.jobs import Problem
 from .decide.run import failed, pending
 from .errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, TemplateInvalid
@@ -172,7 +173,7 @@ class Reconciler:
 
     async def _record(self, resource: Resource, event: Event) -> None:
         kind, namespace, name = resource.key
-        now = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = timestamp(self._now())
         body: Body = {
             "apiVersion": "v1",
             "kind": "Event",

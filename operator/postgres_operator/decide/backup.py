@@ -16,15 +16,16 @@ from .actions import Action, Ask, Body, Claim, CreateClaim, CreateJob, Fact, Not
 from .conditions import timestamp
 from .jobs import Job, Problem, failure, result, wrong_fields
 from .run import (
+    RETRY_CLAIM,
     Broken,
     Done,
     Facts,
     completed,
     failed,
     follow,
-    in_progress,
     job_values,
     pending,
+    runs,
     slot,
     start_labels,
     target,
@@ -32,7 +33,6 @@ from .run import (
 
 # The reader Job only reads a small file.
 _READER_DEADLINE_SECONDS = 600
-_RETRY_CLAIM_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,7 @@ def decide(backup: Backup, store: BackupStore | None, facts: Facts, reader: Read
         if facts.job is None:
             return _start(backup, store, facts, policy)
         # The Job comes first, then the status: the operator stopped in between, or the write failed.
-        name = facts.job.name
-        return SetStatus(in_progress(backup, name, facts.now, "Running", f"Job {name} runs."), after=0)
+        return SetStatus(runs(backup, facts.job.name, facts.now), after=0)
     match follow(backup, facts, "DumpFailed"):
         case Broken(problem):
             return failed(backup, facts.now, problem)
@@ -88,7 +87,7 @@ def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
             return CreateClaim(_default_claim(meta.namespace, policy.claim_spec))
         missing = f'PersistentVolumeClaim "{claim_name(store)}" of BackupStore "{store.metadata.name}"'
         message = f"{missing} does not exist; waiting for it."
-        return pending(backup, facts.now, "ClaimNotFound", message, _RETRY_CLAIM_SECONDS)
+        return pending(backup, facts.now, "ClaimNotFound", message, RETRY_CLAIM)
     if waiting := slot(backup, facts):
         return waiting
     name = names.job_name("Backup", meta.name, meta.uid)
@@ -114,7 +113,7 @@ def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
         labels=start_labels(backup, claim),
         annotations={names.ANNOTATION_LOCATION: names.pvc_location(claim.name, path)},
         claim=claim,
-        then=SetStatus(in_progress(backup, name, facts.now, "Running", f"Job {name} runs.")),
+        then=SetStatus(runs(backup, name, facts.now)),
     )
 
 
@@ -141,7 +140,6 @@ def _finish(backup: Backup, report: Mapping[str, Any] | None, facts: Facts, read
     """Complete only on a report that names the artifact which this Backup was to write."""
     assert facts.job is not None  # follow() said Done
     location = facts.job.location
-    problem: Problem | None = None
     if report is None:
         found = _recover(backup, facts.job, reader, facts)
         if not isinstance(found, dict):
@@ -153,7 +151,7 @@ def _finish(backup: Backup, report: Mapping[str, Any] | None, facts: Facts, read
         why = wrong_fields(error)
         problem = Problem("ResultInvalid", f"Job {facts.job.name} ended well, but its report is not valid: {why}")
         return failed(backup, facts.now, problem)
-    if location.removeprefix("pvc://").partition("/")[2] != manifest.location or manifest.format != backup.spec.format:
+    if names.split_location(location)[1] != manifest.location or manifest.format != backup.spec.format:
         problem = Problem(
             "ResultInvalid",
             f"Job {facts.job.name} reports {manifest.location}, which is not what {location} asked for.",
@@ -173,7 +171,7 @@ def _finish(backup: Backup, report: Mapping[str, Any] | None, facts: Facts, read
 def _recover(backup: Backup, job: Job, reader: Reader, facts: Facts) -> dict[str, Any] | Problem | Action:
     """The pod was gone before its report was read: a second Job reads the manifest."""
     if reader.job is None:
-        claim, _, path = job.location.removeprefix("pvc://").partition("/")
+        claim, path = names.split_location(job.location)
         if facts.database is None:
             return Problem(
                 "ResultLost",

@@ -17,21 +17,20 @@ from .backup import claim_name
 from .conditions import timestamp
 from .jobs import Job, Problem, reported, wrong_fields
 from .run import (
+    RETRY_CLAIM,
     Broken,
     Done,
     Facts,
     completed,
     failed,
     follow,
-    in_progress,
     job_values,
     pending,
+    runs,
     slot,
     start_labels,
     target,
 )
-
-_RETRY_CLAIM_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +43,12 @@ class Source:
     @property
     def claim(self) -> str:
         """Name of the claim in the URL."""
-        return self.location.removeprefix("pvc://").partition("/")[0]
+        return names.split_location(self.location)[0]
 
     @property
     def path(self) -> str:
         """Directory inside the claim."""
-        return self.location.removeprefix("pvc://").partition("/")[2]
+        return names.split_location(self.location)[1]
 
 
 def decide(restore: Restore, backup: Backup | None, store: BackupStore | None, facts: Facts) -> Action:
@@ -63,8 +62,7 @@ def decide(restore: Restore, backup: Backup | None, store: BackupStore | None, f
         if facts.job is None:
             return _start(restore, backup, store, facts)
         # The Job comes first, then the status: the operator stopped in between, or the write failed.
-        name = facts.job.name
-        return SetStatus(in_progress(restore, name, facts.now, "Running", f"Job {name} runs."), after=0)
+        return SetStatus(runs(restore, facts.job.name, facts.now), after=0)
     match follow(restore, facts, "RestoreFailed"):
         case Broken(problem):
             return failed(restore, facts.now, _with_outlook(problem, facts))
@@ -120,7 +118,7 @@ def _start(restore: Restore, backup: Backup | None, store: BackupStore | None, f
     claim = facts.claim
     if claim is None:
         message = f'PersistentVolumeClaim "{origin.claim}" does not exist; waiting for it.'
-        return pending(restore, facts.now, "ClaimNotFound", message, _RETRY_CLAIM_SECONDS)
+        return pending(restore, facts.now, "ClaimNotFound", message, RETRY_CLAIM)
     if waiting := slot(restore, facts):
         return waiting
     meta, spec, database_name = restore.metadata, restore.spec, database.spec.database_name
@@ -142,7 +140,7 @@ def _start(restore: Restore, backup: Backup | None, store: BackupStore | None, f
         labels=start_labels(restore, claim),
         annotations={names.ANNOTATION_LOCATION: origin.location},
         claim=claim,
-        then=SetStatus(in_progress(restore, name, facts.now, "Running", f"Job {name} runs.")),
+        then=SetStatus(runs(restore, name, facts.now)),
     )
 
 

@@ -20,6 +20,7 @@ Run = Backup | Restore
 # A refusal that is neither Pod Security nor a quota may pass (a webhook that restarts), but not for long.
 _REFUSED_FOR_GOOD_AFTER = 45.0
 _RETRY_GONE = 3.0
+RETRY_CLAIM = 15.0  # no watch shows that a claim has appeared
 _RETRY_SLOT = 30.0  # the end of what is waited for wakes it before; this is for what ended without a trace
 
 
@@ -166,6 +167,11 @@ def in_progress(run: Run, job: str, now: datetime, reason: str, message: str) ->
     status.setdefault("startTime", timestamp(now))
     complete = condition(run.status.conditions, "Complete", "False", reason, message, now, run.metadata.generation)
     return {**status, "phase": "InProgress", "jobRef": {"name": job}, "conditions": [complete]}
+
+
+def runs(run: Run, job: str, now: datetime) -> Body:
+    """The status of a run whose Job was created, and of which nothing else is known."""
+    return in_progress(run, job, now, "Running", f"Job {job} runs.")
 
 
 def completed(run: Run, now: datetime, message: str, extra: Body) -> SetStatus:
