@@ -35,21 +35,16 @@ async def work(queue: WorkQueue[Key], reconciler: Reconciler) -> None:
             after = await reconciler.reconcile(key)
         except OperatorError as error:
             backoff = queue.retry(key)
-            logger.warning("%s; again in %.1f s", error, backoff, extra=_context(key))
+            logger.warning("%s; again in %.1f s", error, backoff, extra=logs.about(key))
             metrics.RECONCILES.labels(key[0], "error").inc()
         except Exception:
             backoff = queue.retry(key)
-            logger.exception("Unexpected error; again in %.1f s", backoff, extra=_context(key))
+            logger.exception("Unexpected error; again in %.1f s", backoff, extra=logs.about(key))
             metrics.RECONCILES.labels(key[0], "bug").inc()
         else:
             queue.done(key, after)
             metrics.RECONCILES.labels(key[0], "ok").inc()
         metrics.RECONCILE_SECONDS.labels(key[0]).observe(time.monotonic() - started)
-
-
-def _context(key: Key) -> dict[str, str]:
-    kind, namespace, name = key
-    return {"object": f"{kind} {namespace}/{name}"}
 
 
 async def heartbeat(health: probes.Health) -> None:

@@ -45,6 +45,12 @@ def _message(record: logging.LogRecord) -> str:
     return record.getMessage().translate(_CONTROL)
 
 
+def about(key: tuple[str, str, str]) -> dict[str, str]:
+    """`extra` of a log call: the object, by kind, namespace and name, that the line is about."""
+    kind, namespace, name = key
+    return {"object": f"{kind} {namespace}/{name}"}
+
+
 def configure(format_: Literal["text", "json"], level: str) -> None:
     """Log to standard error from now on; kopf only warns, its news of every event is of no use here."""
     handler = logging.StreamHandler(sys.stderr)

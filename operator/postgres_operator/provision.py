@@ -29,12 +29,16 @@ async def provision(cluster: Cluster, seen: Callable[[str, Body], None], databas
         StillThere: One of the names is about to become free.
     """
     if action.claim:
-        await _create(cluster, "PersistentVolumeClaim", action.claim)
-    if action.secret and not await _create(cluster, "Secret", await _credentials(cluster, database)) and action.claim:
+        await create_unless_there(cluster, "PersistentVolumeClaim", action.claim)
+    if (
+        action.secret
+        and not await create_unless_there(cluster, "Secret", await _credentials(cluster, database))
+        and action.claim
+    ):
         # It was there before the volume: somebody made it on purpose, or it goes with an older volume. Then it is
         # collected about now, and a second try makes a new one.
         await asyncio.sleep(_COLLECTED_SECONDS)
-        await _create(cluster, "Secret", await _credentials(cluster, database))
+        await create_unless_there(cluster, "Secret", await _credentials(cluster, database))
     for service in action.services:
         seen("Service", await _create_owned(cluster, database, "Service", service))
     if action.server:
@@ -76,7 +80,7 @@ async def _credentials(cluster: Cluster, database: Database) -> Body:
     }
 
 
-async def _create(cluster: Cluster, kind: str, body: Body) -> bool:
+async def create_unless_there(cluster: Cluster, kind: str, body: Body) -> bool:
     """Create it, or keep what is there: it fits what else is there. Returns whether it is new."""
     try:
         await cluster.create(kind, body)

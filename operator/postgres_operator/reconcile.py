@@ -32,7 +32,8 @@ from .decide.jobs import Problem
 from .decide.run import failed, pending
 from .errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, TemplateInvalid
 from .facts import Claims, DatabaseFinder, Finder, RunFinder
-from .provision import NameTaken, StillThere, provision
+from .logs import about
+from .provision import NameTaken, StillThere, create_unless_there, provision
 from .render import Renderer
 
 logger = logging.getLogger(__name__)
@@ -117,13 +118,14 @@ class Reconciler:
             case CreateJob():
                 return await self._create_job(resource, action)
             case DeleteJob(name, after=after):
-                logger.info("Deleting Job %s", name, extra=_context(resource))
+                logger.info("Deleting Job %s", name, extra=about(resource.key))
                 await self._cluster.delete(
                     "Job", resource.metadata.namespace, name, action.uid, action.resource_version
                 )
                 return after
             case CreateClaim(body):
-                await self._create_claim(resource, body)
+                if await create_unless_there(self._cluster, "PersistentVolumeClaim", body):
+                    logger.info("Created PersistentVolumeClaim %s", body["metadata"]["name"], extra=about(resource.key))
                 return 0
             case Provision():
                 return await self._provision(resource, action)
@@ -166,10 +168,10 @@ class Reconciler:
                 new,
                 condition["reason"],
                 condition["message"],
-                extra=_context(resource),
+                extra=about(resource.key),
             )
         else:
-            logger.info("%s: %s: %s", new, condition["reason"], condition["message"], extra=_context(resource))
+            logger.info("%s: %s: %s", new, condition["reason"], condition["message"], extra=about(resource.key))
 
     async def _record(self, resource: Resource, event: Event) -> None:
         kind, namespace, name = resource.key
@@ -197,7 +199,7 @@ class Reconciler:
         try:
             await self._cluster.create("Event", body)
         except (Forbidden, Invalid, NotFound) as error:  # a namespace that is being deleted takes no Events
-            logger.warning("Event %s was not recorded: %s", event.reason, error, extra=_context(resource))
+            logger.warning("Event %s was not recorded: %s", event.reason, error, extra=about(resource.key))
 
     async def _create_job(self, resource: Resource, action: CreateJob) -> float | None:
         try:
@@ -209,7 +211,7 @@ class Reconciler:
             self._starting[resource.key] = (resource.spec.database_ref.name, action.claim.name if action.claim else "")
         try:
             job = await self._cluster.create("Job", body)
-            logger.info("Created Job %s", action.name, extra=_context(resource))
+            logger.info("Created Job %s", action.name, extra=about(resource.key))
         except AlreadyExists:
             found = await self._cluster.get("Job", resource.metadata.namespace, action.name)
             if found is None:
@@ -240,13 +242,6 @@ class Reconciler:
             raise error
         return await self._act(resource, pending(resource, self._now(), reason, str(error), _RETRY_FORBIDDEN_SECONDS))
 
-    async def _create_claim(self, resource: Resource, body: Body) -> None:
-        try:
-            await self._cluster.create("PersistentVolumeClaim", body)
-            logger.info("Created PersistentVolumeClaim %s", body["metadata"]["name"], extra=_context(resource))
-        except AlreadyExists:
-            pass
-
     async def _refuse(self, resource: Resource, reason: str, message: str) -> float | None:
         problem = Problem(reason, message)
         if isinstance(resource, Database):
@@ -261,11 +256,6 @@ class Reconciler:
         except NameTaken as error:
             return await self._refuse(resource, "NameTaken", str(error))
         except StillThere as error:
-            logger.info("%s", error, extra=_context(resource))
+            logger.info("%s", error, extra=about(resource.key))
             return _RETRY_TAKEN_SECONDS
         return await self._act(resource, action.then)
-
-
-def _context(resource: Resource) -> dict[str, str]:
-    kind, namespace, name = resource.key
-    return {"object": f"{kind} {namespace}/{name}"}
