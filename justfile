@@ -4,6 +4,9 @@ set positional-arguments
 
 python := ".venv/bin/python"
 cluster := python + " -m e2e.cluster"
+# tests wait more than they compute
+parallel := "--numprocesses=4"
+parallel_pods := "--numprocesses=2 --dist=loadfile --no-loadscope-reorder"
 compile := ".venv/bin/uv pip compile --quiet --no-config --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links"
 
 [private]
@@ -31,9 +34,13 @@ lint: setup
 manifests: setup
     PYTHONPATH=operator {{ python }} -m postgres_operator.api.crd config/crd
 
+# compile the programs that the tests run, once for their versions
+programs: setup
+    @{{ cluster }} programs
+
 # run the unit tests
-unit *ARGS: setup
-    {{ python }} -m pytest operator/tests "$@"
+unit *ARGS: programs
+    {{ python }} -m pytest {{ parallel }} operator/tests "$@"
 
 # build the operator's image; prints its archive, or its name where Docker built it
 image: setup
@@ -64,11 +71,13 @@ e2e *ARGS: deploy
     E2E_DEPLOYED=1 {{ python }} -m pytest e2e "$@"
 
 # lint, unit tests and end-to-end tests
-test: lint unit e2e
+test: lint unit deploy
+    E2E_DEPLOYED=1 {{ python }} -m pytest {{ parallel_pods }} -m "not alone" e2e
+    E2E_DEPLOYED=1 {{ python }} -m pytest -m alone e2e
 
-# everything, with repetitions and three times the size
+# everything, with repetitions and in full size
 test-full: lint unit deploy
-    E2E_DEPLOYED=1 E2E_LARGE_ROWS=3360000 {{ python }} -m pytest e2e
+    E2E_DEPLOYED=1 E2E_REPETITIONS=5 E2E_IDLE_SECONDS=600 E2E_LARGE_ROWS=1120000 E2E_STREAM_MIB=5120 {{ python }} -m pytest e2e
     for n in 1 2 3; do E2E_DEPLOYED=1 {{ python }} -m pytest e2e/test_backup.py e2e/test_restore.py || exit 1; done
 
 # measure how fast Backups pass through the operator

@@ -164,6 +164,15 @@ def events(namespace: str, name: str) -> list[dict[str, Any]]:
     return found
 
 
+def wait_events(namespace: str, name: str, *reasons: str) -> None:
+    """Wait until the object has just these Events: they come after the status, in no order."""
+    wait_for(
+        lambda: sorted(event["reason"] for event in events(namespace, name)) == sorted(reasons),
+        15,
+        f"the Events {', '.join(reasons)} of {name}",
+    )
+
+
 # One order of 10 lines, so that every kind of object there is in a small database is in it.
 SCHEMA = """
 CREATE TABLE customers (id serial PRIMARY KEY, name text NOT NULL UNIQUE, note text);

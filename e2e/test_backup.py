@@ -70,7 +70,7 @@ def test_a_backup_says_what_it_made(namespace: str, format_: str, version: int) 
     assert status["startTime"] <= status["backupTime"] <= status["completionTime"]
     condition = status["conditions"][0]
     assert (condition["type"], condition["status"]) == ("Complete", "True")
-    assert [e["reason"] for e in kit.events(namespace, status["name"])] == ["BackupCompleted"]
+    kit.wait_events(namespace, status["name"], "BackupCompleted")
 
     file = "dump.pgdump" if format_ == "custom" else "dump.sql"
     assert sorted(artifacts(namespace)) == [path, f"{path}/{file}", f"{path}/manifest.json"]
@@ -176,6 +176,8 @@ def test_pg_dump_killed_half_way(namespace: str) -> None:
         kill(namespace, pod, "pg_dump")
         message = kit.failed("backup", name, namespace, "DumpFailed")
     assert "signal" in message
+    job = get("backup", name, namespace)["status"]["jobRef"]["name"]
+    assert "Dumping into" in kubectl("logs", f"job/{job}", "-n", namespace), "a Job that failed keeps its log"
     assert artifacts(namespace) == leftovers(namespace) == []
     kit.back_up(namespace)
 
@@ -219,8 +221,12 @@ def test_a_deadline_ends_a_hanging_dump(namespace: str) -> None:
     kit.ready_database(namespace)
     kit.sql(namespace, "CREATE TABLE held AS SELECT 1 AS n")
     with locked(namespace, "held"):
-        kit.failed("backup", kit.start_backup(namespace, activeDeadlineSeconds=15), namespace, "DeadlineExceeded")
+        name = kit.start_backup(namespace, activeDeadlineSeconds=15)
+        message = kit.failed("backup", name, namespace, "DeadlineExceeded")
     assert artifacts(namespace) == []
+    job = get("backup", name, namespace)["status"]["jobRef"]["name"]
+    assert f"kubectl logs -n {namespace} job/{job}" in message
+    assert "Dumping into" in kubectl("logs", f"job/{job}", "-n", namespace), "what hung can be looked at"
 
 
 def test_a_quota_that_allows_no_pod(namespace: str) -> None:
@@ -260,6 +266,7 @@ def test_an_image_that_does_not_exist(namespace: str) -> None:
     kit.wait_ready(namespace)
 
 
+@pytest.mark.alone  # the operator is away
 def test_a_report_that_was_lost_is_read_from_the_manifest(namespace: str) -> None:
     """The pod goes before the operator has seen it: the manifest tells what was made."""
     kit.ready_database(namespace)
@@ -276,7 +283,7 @@ def test_a_report_that_was_lost_is_read_from_the_manifest(namespace: str) -> Non
         kubectl("wait", "--for=condition=Complete", f"job/{job}", "-n", namespace, "--timeout=60s")
         kubectl("delete", "pods", "-n", namespace, "-l", f"batch.kubernetes.io/job-name={job}")
     finally:
-        kubectl("scale", *deployment, "--replicas=1")
+        kubectl("scale", *deployment, "--replicas=3")
         kubectl("rollout", "status", *deployment, "--timeout=120s")
     status = kit.completed("backup", name, namespace)
     assert status["checksum"].startswith("sha256:")

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from e2e import fleet
+from e2e.audit import AuditLog
 from e2e.cluster import Cluster, cgroups, kubectl_command
 from e2e.cluster.local import Local
 from e2e.support import KubectlError, apply, delete, get, kubectl, wait_for
 
+pytestmark = pytest.mark.alone
 POD_SECURITY: dict[str, Any] = {
     "runAsNonRoot": True,
     "runAsUser": 999,
@@ -122,6 +125,19 @@ def test_enter_runs_on_the_node(cluster: Cluster) -> None:
     if cluster.name == "existing":
         pytest.skip("the node of a given cluster is out of reach")
     assert "kube-proxy" in cluster.enter("iptables-save", "-t", "nat") or "KUBE" in cluster.enter("iptables-save")
+
+
+def test_the_audit_log_is_complete_and_survives_the_api_server(cluster: Cluster, plain_namespace: str) -> None:
+    """An entry is there as soon as the answer is; the API server is started again when it ends."""
+    if cluster.name != "local":
+        pytest.skip("about the local cluster")
+    with AuditLog(Local().work / "log" / "audit.log") as log:
+        for name in ("before", "after"):
+            kubectl("create", "configmap", name, "-n", plain_namespace)
+            seen = [(e.name, e.code) for e in log.entries() if e.namespace == plain_namespace and e.verb == "create"]
+            assert seen[-1] == (name, 201)
+            if name == "before":
+                fleet.restart_api()
 
 
 def traces(work: Path) -> list[str]:

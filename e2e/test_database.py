@@ -20,7 +20,8 @@ def test_a_database_becomes_ready_and_says_how_to_reach_it(namespace: str) -> No
     assert status["serverVersion"].startswith("17")
     ready = next(c for c in status["conditions"] if c["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("True", "Ready")
-    assert f"Database is ready at {endpoint}" in [e["message"] for e in kit.events(namespace, "shop")]
+    said = f"Database is ready at {endpoint}"
+    wait_for(lambda: said in [e["message"] for e in kit.events(namespace, "shop")], 15, "the Event")
 
     table = kubectl("get", "db", "-n", namespace).splitlines()
     assert table[0].split() == ["NAME", "PHASE", "READY", "ENDPOINT", "AGE"]

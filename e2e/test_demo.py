@@ -7,6 +7,7 @@ import pytest
 from e2e import demo
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("operator")
 def test_the_demo_brings_the_rows_back(capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.main() == 0

@@ -1,7 +1,7 @@
 """Every command in the documents is run, and says what they show: in order, in a fresh namespace for each document.
 
 A console block has commands after `$ ` and what they print. A document may begin with a comment that says what it
-needs: `<!-- setup: database rows backup -->`, and which namespace it shows: `<!-- namespace: tour -->`.
+needs: `<!-- setup: object-store database rows backup -->`, and which namespace it shows: `<!-- namespace: tour -->`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pytest
 
 from e2e import kit
 from e2e.cluster import Cluster, kubectl_command
+from e2e.object_store import ObjectStore
 from e2e.support import apply, diagnose, fresh_namespace
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def script(commands: list[Command], namespace: tuple[str, str]) -> str:
     return "\n".join([*parts, "echo '@@@ done'"])
 
 
-def prepare(document: Document, namespace: str) -> None:
+def prepare(document: Document, namespace: str, directory: Path) -> None:
     for what in document.setup:
         match what:
             case "database":
@@ -150,6 +151,11 @@ def prepare(document: Document, namespace: str) -> None:
                 kit.wait_ready(namespace)
             case "rows":
                 kit.sql(namespace, ROWS)
+            case "object-store":  # the files are what its owner has
+                server = ObjectStore(namespace)
+                (directory / "ca.crt").write_text(server.start())
+                keys = [f"{name}={value}\n" for name, value in server.credentials.items()]
+                (directory / "keys.env").write_text("".join(keys))
             case "backup":
                 apply((ROOT / "docs" / "tour" / "backup.yaml").read_text(), namespace)
                 kit.completed("backup", "monday", namespace)
@@ -180,7 +186,7 @@ def play(document: Document, cluster: Cluster, directory: Path) -> list[str]:
     """What went otherwise than the document says."""
     with fresh_namespace(f"docs-{document.path.stem.lower()}-{secrets.token_hex(3)}") as namespace:
         environment = copy_files(cluster, namespace, directory)
-        prepare(document, namespace)
+        prepare(document, namespace, directory)
         text = script(document.commands, (document.namespace, namespace))
         try:
             done = subprocess.run(

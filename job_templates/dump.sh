@@ -1,26 +1,5 @@
-# Dumps $PGDATABASE into the directory $ARTIFACT_PATH of the backup volume, and reports its manifest.
-# The directory gets its final name by one rename, when all in it is proven and on disk: there is no half a backup.
-
-final="$STORE_DIR/$ARTIFACT_PATH"
-parent=${final%/*}
-partial="$parent/.${final##*/}.$POD_UID.partial"
-cleanup() { rm -rf "$partial"; }
-
-# write_failure FILE REASON MESSAGE: a write into the volume failed, and FILE says how.
-write_failure() {
-    local free
-    if grep -qaE 'No space left|quota exceeded' <(grep -av ' ERROR: ' "$1"); then # not what the server ran out of
-        free=$(df -Ph "$STORE_DIR" | awk 'END { print $4 " of " $2 " free" }')
-        fail VolumeFull "The backup volume is full ($free). Make room or enlarge the claim."
-    fi
-    fail "$2" "$3"
-}
-
-# volume COMMAND...: a command that writes into the backup volume.
-volume() {
-    run "$@" 2>"$scratch/volume" ||
-        write_failure "$scratch/volume" DumpFailed "Cannot write to the backup volume: $(head -c 500 "$scratch/volume")"
-}
+# Dumps $PGDATABASE as $FILE into the directory $ARTIFACT_PATH of the store, and reports its manifest. How it gets there,
+# and becomes a backup only as a whole, is said by dump-to-volume.sh and dump-to-stream.sh.
 
 report_existing() {
     log "Another pod of this Job has finished this backup: $ARTIFACT_PATH"
@@ -29,53 +8,71 @@ report_existing() {
     exit 0
 }
 
-# What pods left behind that were killed. Nothing was written there for a day: such a pod does not run any more.
-remove_leftovers() {
-    local leftover
-    for leftover in "$parent/.${final##*/}".*.partial; do
-        if [[ -d $leftover && -z $(find "$leftover" -mtime -1) ]]; then
-            log "Removing ${leftover##*/}, which a pod that was killed left behind"
-            rm -rf "$leftover" || log "That failed."
-        fi
+# compress METHOD[:LEVEL]: versions before 16 know gzip only, and that by its level, as all do.
+compress() {
+    case $1 in
+    none) options+=(--compress=0) ;;
+    gzip) options+=(--compress=6) ;;
+    gzip:*) options+=(--compress="${1#*:}") ;;
+    *)
+        ((${tool%%[!0-9]*} >= 16)) || fail VersionMismatch \
+            "pg_dump $tool cannot compress with ${1%:*}, which came with version 16: create a Backup with another spec.compression, or set spec.image of the Database to a newer version."
+        options+=(--compress="$1")
+        ;;
+    esac
+}
+
+# select_objects LINES: each is an option of pg_dump, a schema and perhaps a name, with tabs between. They become exact
+# names, in the encoding in which pg_dump will talk. It would not mind what does not exist where that is to be left out.
+select_objects() {
+    local lines found missing= n
+    PGCLIENTENCODING='' PGOPTIONS=$UNDISTURBED run psql -XAtqw -v ON_ERROR_STOP=1 -v lines="$1" >"$scratch/selection" 2>"$scratch/connect" <<'SQL' ||
+SELECT current_setting('client_encoding') AS own \gset
+SET client_encoding = 'UTF8';
+SELECT set_config('postgres_operator.lines', :'lines', false) \g /dev/null
+SELECT set_config('client_encoding', :'own', false) \g /dev/null
+SELECT CASE WHEN name IS NULL THEN EXISTS (SELECT FROM pg_namespace WHERE nspname = schema)
+        ELSE EXISTS (SELECT FROM pg_class JOIN pg_namespace s ON s.oid = relnamespace
+            WHERE nspname = schema AND relname = name AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')) END,
+    format('--%s="%s"', option, replace(schema, '"', '""')) || coalesce('."' || replace(name, '"', '""') || '"', '')
+FROM (SELECT n, split_part(line, E'\t', 1), split_part(line, E'\t', 2), nullif(split_part(line, E'\t', 3), '')
+      FROM regexp_split_to_table(current_setting('postgres_operator.lines'), '\n') WITH ORDINALITY AS lines (line, n)
+) AS wanted (n, option, schema, name) ORDER BY n;
+SQL
+        fail DumpFailed "Cannot look for the schemas and tables that spec names: $(masked "$scratch/connect")"
+    mapfile -t lines <<<"$1"
+    mapfile -t found <"$scratch/selection"
+    for n in "${!lines[@]}"; do
+        [[ ${found[n]} == 't|'* ]] || missing+="${missing:+, }${lines[n]//$'\t'/ }"
     done
+    [[ -z $missing ]] ||
+        fail DumpFailed "What spec names does not exist in database $PGDATABASE: $missing. Names have to be exact; create a Backup with those that there are."
+    options+=(--strict-names "${found[@]#t|}")
 }
 
 dump() {
-    local status=0 text
-    run pg_dump --format="$FORMAT" --file="$partial/$file" --exclude-schema=postgres_operator \
-        --no-owner --no-password 2>"$scratch/dump" || status=$?
-    ((status != 0)) || return 0
-    if ((status > 128)); then
+    exec pg_dump "${options[@]}" "$@" 2>"$scratch/dump"
+}
+
+# dump_failed STATUS: pg_dump has ended with it.
+dump_failed() {
+    local text
+    if (($1 > 128)); then
         text="If that was KILL, it needs more memory (spec.resources.limits.memory)."
-        fail DumpFailed "pg_dump was killed by signal $(kill -l "$status"). $text"
+        fail DumpFailed "pg_dump was killed by signal $(kill -l "$1"). $text"
     fi
     grep -a 'Error message from server: ' "$scratch/dump" >"$scratch/server" || true
     text="$(masked "$scratch/dump") $(masked "$scratch/server")"
-    write_failure "$scratch/dump" DumpFailed "pg_dump failed with exit code $status: $text"
-}
-
-# pg_dump said that all is well; the file has to say so itself, to its end.
-prove() {
-    local key end
-    if [[ $FORMAT == custom ]]; then
-        # Reads all of it, as a restore will; the list of contents alone is at the beginning.
-        run pg_restore --file=/dev/null "$partial/$file" 2>"$scratch/proof" ||
-            fail DumpFailed "pg_dump ended well, but pg_restore cannot read what it wrote: $(masked "$scratch/proof")"
-    else
-        # Versions since August 2025 begin with \restrict and a key, and end with \unrestrict and the same key.
-        key=$(head -n 10 "$partial/$file" | sed -n 's/^\\restrict //p')
-        end=$(tail -c 1000 "$partial/$file")
-        [[ $end == *$'\n-- PostgreSQL database dump complete\n'* && (-z $key || $end == *$'\n\\unrestrict '"$key") ]] ||
-            fail DumpFailed "pg_dump ended well, but the end of what it wrote is missing."
-    fi
+    fail DumpFailed "pg_dump failed with exit code $1: $text"
 }
 
 # One line, in the form that read_manifest reads.
 write_manifest() {
-    printf '{"schema": 1, "location": "%s", "file": "%s", "format": "%s", ' "$ARTIFACT_PATH" "$file" "$FORMAT"
+    printf '{"schema": 1, "location": "%s", "file": "%s", "format": "%s", ' "$ARTIFACT_PATH" "$FILE" "$FORMAT"
     printf '"sizeBytes": %d, "sha256": "%s", ' "$size" "$sha256"
     printf '"serverVersion": "%s", "toolVersion": "%s", ' "$server_version" "$tool"
-    printf '"backupTime": "%s", "source": %s}\n' "$began" "$BACKUP_SOURCE"
+    printf '"backupTime": "%s", %s%s' "$began" "$globals_field" "${inventory:+"\"inventory\": $inventory, "}"
+    printf '"source": %s}\n' "$BACKUP_SOURCE"
 }
 
 connect 20
@@ -84,38 +81,25 @@ log "PostgreSQL $server_version at $PGHOST:$PGPORT, pg_dump $tool, database $PGD
 if ((${server_version%%[!0-9]*} > ${tool%%[!0-9]*})); then
     fail VersionMismatch "pg_dump $tool cannot dump PostgreSQL $server_version: set spec.image of the Database to that version."
 fi
-[[ ! -e $final ]] || report_existing
-
-volume mkdir -p "$parent"
-remove_leftovers
-cleanup
-volume mkdir "$partial"
-
-case $FORMAT in
-custom) file=dump.pgdump ;;
-plain) file=dump.sql ;;
-*) fail InternalError "FORMAT is $FORMAT, not custom or plain." ;;
-esac
+[[ $FORMAT == custom || $FORMAT == plain || $FORMAT == directory ]] || fail InternalError "FORMAT is $FORMAT, not custom, plain or directory."
+options=(--format="$FORMAT" --exclude-schema=postgres_operator --no-owner --no-password)
+read -ra extra <<<"${EXTRA_ARGS:-}"
+options+=("${extra[@]}")
+[[ $FORMAT != directory ]] || options+=(--jobs="${JOBS:-1}")
+compression=${COMPRESSION:-}
+[[ -z $compression ]] || compress "$compression"
+selection=${SELECTION:-}
+[[ -z $selection ]] || select_objects "$selection"
+open_store
 began=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-log "Dumping into $ARTIFACT_PATH/$file"
+[[ ${VERIFICATION:-} != Restore ]] || hold_snapshot
+log "Dumping into $ARTIFACT_PATH/$FILE"
+globals_field= # of the manifest
+[[ -z ${GLOBALS:-} ]] || dump_globals
 unset PGCLIENTENCODING # the dump is in the database's own encoding
-dump
-volume sync "$partial/$file"
-size=$(stat -c %s "$partial/$file")
-log "Dumped $size bytes in $SECONDS s; reading them back"
-prove
-run sha256sum <"$partial/$file" >"$scratch/sha256"
-read -r sha256 _ <"$scratch/sha256"
-
+store_dump
+[[ ${VERIFICATION:-} != Restore ]] || take_inventory
 write_manifest >"$scratch/manifest"
-volume cp "$scratch/manifest" "$partial/manifest.json"
-volume sync "$partial/manifest.json" "$partial"
-ARTIFACT_PATH="${partial#"$STORE_DIR"/}" read_manifest # as whoever restores it will
-
-if ! run mv -T "$partial" "$final" 2>"$scratch/volume"; then
-    [[ ! -e $final ]] || report_existing
-    write_failure "$scratch/volume" DumpFailed "Cannot rename the finished dump: $(head -c 500 "$scratch/volume")"
-fi
-volume sync "$parent" "$STORE_DIR" # both may be new
+finish_backup
 log "Backup $ARTIFACT_PATH: $size bytes, sha256 $sha256, $SECONDS s in all"
 report "$manifest"

@@ -40,6 +40,9 @@ run() {
     wait $!
 }
 
+# sha256: the checksum of its standard input. Where the image has openssl, that is several times as fast.
+sha256() { if command -v openssl >/dev/null; then openssl dgst -sha256 -r; else sha256sum; fi | cut -c 1-64; }
+
 cleanup() { :; } # for scripts to replace: runs at the very end, whatever that is, when no child runs any more
 
 finish() {
@@ -66,7 +69,7 @@ trap 'exit 143' TERM INT
 masked() {
     local kinds='relation|table|view|index|sequence|column|constraint|trigger|rule|policy|type|domain|schema|extension|function'
     kinds+='|procedure|aggregate|operator|cast|collation|language|role|user|database|tablespace|encoding|parameter|publication'
-    kinds+='|subscription|server|wrapper|method|class|family|configuration|dictionary|object|file|directory|at|host'
+    kinds+='|subscription|server|wrapper|method|class|family|configuration|dictionary|object|file|directory|at|host|certificate for'
     grep -aE -m1 '(ERROR|FATAL|PANIC|error|fatal): ' "$1" 2>/dev/null |
         sed -E -e 's/^(psql|pg_dump|pg_restore)[^ ]*: ((error|detail): )?//' \
             -e ':name' -e "s/^(([^\"]*[^a-z])?($kinds)( name)? )\"([^\"]*)\"/\1"$'\001\\5\002/' -e 'tname' \
@@ -74,13 +77,26 @@ masked() {
             -e $'s/[\001\002]/"/g' | head -c 800 || true
 }
 
+# tls_failed FILE: whether a connection failed for its TLS settings: another try would not help. A server of ours, for
+# which there are none, says "no encryption" too; one that stops in the middle ends with an "unexpected eof".
+tls_failed() {
+    [[ -n ${PGSSLMODE:-} ]] &&
+        grep -qaE 'SSL error: |does not support SSL|server certificate|root certificate|, (no encryption|SSL off)$' \
+            <(grep -av 'unexpected eof' "$1")
+}
+
 # connect_failure FILE: turns the error output of a failed connection into an outcome.
 connect_failure() {
     local text
-    text=$(masked "$1")
+    # There is a line for each address of the host; the last one says what ended the attempt.
+    text=$(masked <(sed -nE 's/^(psql: error: )?(connection to server .* failed: )/psql: error: \2/p' "$1" | tail -n 1))
+    [[ -n $text ]] || text=$(masked "$1")
+    if tls_failed "$1"; then
+        fail TlsFailed "No connection to $PGHOST:$PGPORT with sslMode $PGSSLMODE, as spec.external of the Database says: $text"
+    fi
     case $(<"$1") in
     *'password authentication failed'* | *'no password supplied'* | *'no pg_hba.conf entry'* | \
-        *'is not permitted to log in'* | *'permission denied for database'* | *'role "'*'" does not exist'*)
+        *'is not permitted to log in'* | *'permission denied for database'* | *'valid client certificate'* | *'role "'*'" does not exist'*)
         fail AuthenticationFailed "$PGHOST:$PGPORT refuses the login: $text. Do the passwords in the Secret fit the server's?" ;;
     *'database "'*'" does not exist'*)
         fail DatabaseMissing "There is no such database on $PGHOST:$PGPORT: $text" ;;
@@ -100,8 +116,11 @@ readonly UNDISTURBED='-c search_path=pg_catalog -c standard_conforming_strings=o
 # pg_isready alone would pass with a wrong password and for a missing database.
 connect() {
     local deadline=$((SECONDS + $1))
+    [[ -z ${PGSSLROOTCERT:-} || -s $PGSSLROOTCERT ]] || # libpq might go on without
+        fail CredentialsLost "The Secret that spec.external.caSecretRef of the Database names is not there, or has no key ca.crt."
     until run psql -XAtqw -c 'SHOW server_version' >"$scratch/version" 2>"$scratch/connect"; do
-        if grep -qaE 'password authentication|no password|pg_hba|to log in|permission denied|" does not exist' "$scratch/connect" || ((SECONDS >= deadline)); then
+        if grep -qaE 'password authentication|no password|pg_hba|to log in|permission denied|" does not exist|client certificate' "$scratch/connect" ||
+            tls_failed "$scratch/connect" || ((SECONDS >= deadline)); then
             connect_failure "$scratch/connect"
         fi
         log "Not yet: $(masked "$scratch/connect")"
@@ -112,25 +131,22 @@ connect() {
 
 tool_version() { "$1" --version | sed -E 's/^.*\(PostgreSQL\) ([0-9A-Za-z.]+).*$/\1/'; }
 
-# read_manifest: sets manifest (JSON, one line), artifact (the dump file), format, size and sha256 of $ARTIFACT_PATH,
-# and makes sure that the file is there in full. ARTIFACT_PATH and the manifest may be anybody's.
+# read_manifest: sets manifest (JSON, one line), file, format, size and sha256 of the dump in $ARTIFACT_PATH, globals (the file
+# of the roles) and inventory where it has them, and makes sure that the dump is there in full. It may be anybody's.
 read_manifest() {
-    local directory="$STORE_DIR/$ARTIFACT_PATH" version='"([0-9][0-9A-Za-z.~+-]*)"' actual
-    local pattern='^\{"schema": 1, "location": "[^"\\]+", "file": "(dump\.(pgdump|sql))", "format": "(custom|plain)"'
+    local version='"([0-9][0-9A-Za-z.~+-]*)"' actual
+    local pattern='^\{"schema": 1, "location": "[^"\\]+", "file": "(dump(-[0-9a-z-]+)?\.(pgdump|sql|dir))", "format": "(custom|plain|directory)"'
     pattern+=', "sizeBytes": ([1-9][0-9]{0,17}), "sha256": "([0-9a-f]{64})", "serverVersion": '"$version"
-    pattern+=', "toolVersion": '"$version"', "backupTime": "[0-9TZ:-]+", "source": \{.*\}\}$'
-    # Neither .. nor symbolic links lead out of the store.
-    if [[ $(cd -P "$directory" 2>/dev/null && pwd) != "$(cd -P "$STORE_DIR" && pwd)/$ARTIFACT_PATH" ]]; then
-        fail ArtifactMissing "There is no backup at $ARTIFACT_PATH of this store."
-    fi
-    [[ -f $directory/manifest.json ]] || fail ArtifactMissing "$ARTIFACT_PATH has no manifest.json: it is no finished backup."
-    manifest=$(head -c 4000 "$directory/manifest.json" | tr -d '\0')
+    pattern+=', "toolVersion": '"$version"', "backupTime": "[0-9TZ:-]+"'
+    pattern+='(, "globals": \{"file": "(globals(-[0-9a-z-]+)?\.sql)", "sha256": "[0-9a-f]{64}"\})?'
+    pattern+='(, "inventory": (\{[^\{}]*\{[^\{}]*\}\}))?, "source": \{.*\}\}$'
+    fetch_manifest
     [[ $manifest =~ $pattern && $manifest != *$'\n'* ]] || fail ManifestInvalid "$ARTIFACT_PATH/manifest.json is not a manifest as dumps write it."
-    artifact="$directory/${BASH_REMATCH[1]}" format=${BASH_REMATCH[3]} size=${BASH_REMATCH[4]} sha256=${BASH_REMATCH[5]}
-    [[ $format == custom && $artifact == *.pgdump || $format == plain && $artifact == *.sql ]] ||
-        fail ManifestInvalid "$ARTIFACT_PATH/manifest.json names ${artifact##*/}, but its format is $format."
-    [[ -f $artifact && ! -L $artifact ]] || fail ArtifactMissing "$ARTIFACT_PATH/${artifact##*/} is missing."
-    actual=$(stat -c %s "$artifact")
-    [[ $actual == "$size" ]] ||
-        fail ChecksumMismatch "$ARTIFACT_PATH/${artifact##*/} has $actual bytes; its manifest says $size."
+    file=${BASH_REMATCH[1]} format=${BASH_REMATCH[4]} size=${BASH_REMATCH[5]} sha256=${BASH_REMATCH[6]}
+    globals=${BASH_REMATCH[10]} inventory=${BASH_REMATCH[13]}
+    [[ $format == custom && $file == *.pgdump || $format == plain && $file == *.sql || $format == directory && $file == *.dir ]] ||
+        fail ManifestInvalid "$ARTIFACT_PATH/manifest.json names $file, but its format is $format."
+    actual=$(stored_size)
+    [[ -n $actual ]] || fail ArtifactMissing "$ARTIFACT_PATH/$file is missing."
+    [[ $actual == "$size" ]] || fail ChecksumMismatch "$ARTIFACT_PATH/$file has $actual bytes; its manifest says $size."
 }

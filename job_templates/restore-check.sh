@@ -1,21 +1,59 @@
-# Makes sure that the backup is whole and readable, before anything touches the database. Needs no credentials.
+# Makes sure that the backup is whole and readable, before anything touches the database. Needs no credentials. Leaves in
+# $WORK_DIR for the steps after it: the checksums of its blocks, how many entries it has, and plain text's end.
+
+# contents: the dump's list of contents, one entry a line.
+contents() {
+    case $format in
+    custom | directory) pg_restore --list "${directory[@]}" 2>"$scratch/list" | grep -a '^[0-9]' || ((PIPESTATUS[0] == 0)) ;;
+    plain)
+        { grep -aE '^-- (Name: |PostgreSQL database dump complete$)' || true; } |
+            sed -n -e "/^-- PostgreSQL/w $WORK_DIR/complete" -e '/^-- Name: /p'
+        ;;
+    esac
+}
+
+# One reading for all: the dump may come through a FIFO.
+examine() {
+    { read_artifact check | note_blocks "$WORK_DIR/blocks" | tee "$scratch/whole"; } 2>"$scratch/errors" | {
+        contents | wc -l >"$WORK_DIR/entries" || touch "$scratch/unreadable"
+        cat >/dev/null
+    }
+}
 
 read_manifest
-name="$ARTIFACT_PATH/${artifact##*/}"
+# Both would take away what is not in it. The key is no part of a name: there, quotes are escaped.
+if [[ $manifest == *'"source": {"partial": true, '* && $MODE != Fail ]]; then
+    fail BackupPartial "$ARTIFACT_PATH has a part of a database only, and mode $MODE would take away the rest of the target: restore it with mode Fail into an empty Database. Nothing was changed."
+fi
+((${JOBS:-1} == 1)) || [[ $format != plain ]] ||
+    fail FormatUnsupported "$ARTIFACT_PATH is plain SQL, which only one session can load: create a Restore without spec.jobs. Nothing was changed."
+directory=() # what pg_restore reads instead of its input
+[[ $format != directory ]] || directory=("$STORE_DIR/$ARTIFACT_PATH/$file")
+if [[ -n $globals ]]; then
+    log "The roles of the server are in $ARTIFACT_PATH/$globals; they are not restored by this"
+    printf '%s' "$globals" >"$WORK_DIR/globals" # for restore-swap
+fi
+name="$ARTIFACT_PATH/$file"
 log "Checking $name: $format, $size bytes"
-run sha256sum <"$artifact" >"$scratch/sha256" 2>"$scratch/errors" ||
-    fail ChecksumMismatch "$name cannot be read: $(head -c 300 "$scratch/errors")"
-read -r actual _ <"$scratch/sha256"
+mkfifo "$scratch/whole"
+sha256 <"$scratch/whole" >"$scratch/sha256" &
+hasher=$!
+status=0
+run examine || status=$?
+heed_store
+((status != 3)) || no_room
+((status == 0)) && wait "$hasher" || fail ChecksumMismatch "$name cannot be read: $(head -c 300 "$scratch/errors")"
+read -r actual <"$scratch/sha256"
 [[ $actual == "$sha256" ]] ||
     fail ChecksumMismatch "$name is damaged: its sha256 is $actual, its manifest says $sha256. Restore another backup."
 [[ -z $EXPECTED_SHA256 || $actual == "$EXPECTED_SHA256" ]] ||
     fail ChecksumMismatch "$name is not what was backed up: its sha256 is $actual, its Backup says $EXPECTED_SHA256."
 
-if [[ $format == custom ]] && ! run pg_restore --list "$artifact" >"$scratch/list" 2>"$scratch/errors"; then
+if [[ -e $scratch/unreadable ]]; then
     tool=$(tool_version pg_restore)
-    if grep -qaE 'unsupported version|does not support compression' "$scratch/errors"; then
+    if grep -qaE 'unsupported version|does not support compression' "$scratch/list"; then
         fail VersionMismatch "pg_restore $tool cannot read $name, which a newer pg_dump wrote: use an image (spec.image of the Database) of that version."
     fi
-    fail RestoreFailed "pg_restore $tool cannot read $name: $(masked "$scratch/errors")"
+    fail RestoreFailed "pg_restore $tool cannot read $name: $(masked "$scratch/list")"
 fi
 log "The backup is whole: sha256 $actual, $SECONDS s"

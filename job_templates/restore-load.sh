@@ -53,7 +53,8 @@ broken() {
     statement=$(sed -nE 's/^(CONTEXT:  )?SQL statement "(DROP .*) CASCADE"$/\2/p' "$scratch/errors" | tail -n 1)
     [[ $reason != CleanFailed || -z $statement ]] || text+=" ($statement)"
     # What a function raises is the application's own text, and may quote any data.
-    [[ $(grep -a '^LOCATION: ' "$scratch/errors" | tail -n 1) != *' exec_stmt_raise, '* ]] ||
+    # psql says so in the last line of an error, pg_restore in its context.
+    ! grep -aE '^LOCATION: | RAISE$' "$scratch/errors" | tail -n 1 | grep -qE ' (exec_stmt_raise, .*|RAISE)$' ||
         text='ERROR: a function of the application raised an exception, whose text is left out here: it may quote data'
     case $reason:$(grep -aE -m 1 '(ERROR|FATAL|PANIC): ' "$scratch/terse") in
     *'out of shared memory'*) reason=TooManyObjects hint="Restore with spec.mode Replace, which needs no lock on each of them, or raise max_locks_per_transaction." ;;
@@ -82,11 +83,30 @@ FILTER
 FILTER
 }
 
+# changed: fails, since the backup is not what restore-check has seen.
+changed() {
+    fail ChecksumMismatch "$ARTIFACT_PATH/$file is not what was checked: it was changed since, or can no longer be read to its end. $untouched"
+}
+
+# compare_again: where the loading reads files by itself, they are compared when that is done and nothing counts yet.
+compare_again() {
+    local status=0
+    run pinned >/dev/null 2>&1 || status=$?
+    ((status != 3)) || no_room "$untouched"
+    ((status == 0)) || changed
+}
+
+# Nothing of the dump goes further than the check that it is what restore-check has seen; a directory is compared afterwards.
 content() {
-    case $format in
-    custom) pg_restore --no-owner -f - "$artifact" ;;
-    plain) cat "$artifact" ;;
-    esac | sed -E -f "$scratch/filter"
+    if [[ $format == directory ]]; then
+        pg_restore --no-owner -f - "$STORE_DIR/$ARTIFACT_PATH/$file" | sed -E -f "$scratch/filter"
+        return
+    fi
+    { pinned || echo $? >"$scratch/source"; } 2>/dev/null |
+        case $format in
+        custom) pg_restore --no-owner -f - && cat >/dev/null ;;
+        plain) cat ;;
+        esac | sed -E -f "$scratch/filter"
 }
 
 read_manifest
@@ -122,16 +142,31 @@ ask <<'SQL' || broken RestoreFailed "Cannot see which schemas and extensions the
 SELECT concat_ws(E'\n', coalesce(string_agg(pattern, '|') FILTER (WHERE schema), '-'),
                         coalesce(string_agg(pattern, '|') FILTER (WHERE NOT schema), '-'))
 FROM (SELECT schema, regexp_replace(quote_ident(name), '[][\.*^$(){}?+|/]', '\\\&', 'g') AS pattern
-      FROM (SELECT true, nspname FROM pg_namespace WHERE oid >= 16384 AND nspname NOT LIKE 'pg\_%'
+      FROM (SELECT true, nspname FROM pg_namespace WHERE (oid >= 16384 OR nspname = 'public') AND nspname NOT LIKE 'pg\_%'
             UNION ALL
             SELECT false, extname FROM pg_extension WHERE NOT pg_has_role(extowner, 'USAGE')) AS there (schema, name)
       WHERE name !~ '[\n\r]') AS patterns;
 SQL
+if [[ $MODE == Replace ]] && ((${JOBS:-1} > 1)); then
+    load_in_parallel
+    ask_last </dev/null || broken RestoreFailed "The dump cannot be loaded"
+    discard=
+    log "Loaded in $SECONDS s"
+    exit 0
+fi
 write_filter
 printf '\\o /dev/null\n' >&"$to" || true # what is wrong shows below
 log "Loading $size bytes ($format)"
 loaded=0
 run content 1>&"$to" 2>"$scratch/content" || loaded=$?
+heed_store
+[[ $format != directory ]] || compare_again
+if [[ -e $scratch/source ]]; then
+    case $(<"$scratch/source") in
+    2) changed ;;
+    3 | '') no_room "$untouched" ;; # '': not even for the number
+    esac
+fi
 if ((loaded != 0)); then
     ! grep -qa 'Broken pipe' "$scratch/content" || broken RestoreFailed "The dump cannot be loaded"
     ((loaded <= 128)) || fail RestoreFailed "Reading the dump was stopped by signal $(kill -l "$loaded"). $untouched"

@@ -143,6 +143,7 @@ drop_previous() {
 report_restored() {
     local result="{\"location\": $(json_string "$ARTIFACT_PATH"), \"serverVersion\": \"$server_version\", \"toolVersion\": \"$(tool_version pg_restore)\", \"alreadyRestored\": $already"
     [[ $KEEP_PREVIOUS != true ]] || result+=", \"previousDatabase\": $(json_string "$PREVIOUS_DATABASE")"
+    [[ ! -s $WORK_DIR/globals ]] || result+=", \"globals\": $(json_string "$(<"$WORK_DIR/globals")")"
     [[ -z $warning ]] || result+=", \"warning\": $(json_string "$warning")"
     report "$result}"
 }

@@ -69,15 +69,7 @@ SELECT pg_temp.some_objects();
 SQL
 }
 
-# How many entries the dump has; each takes a lock or so while it is loaded.
-entries() {
-    case $format in
-    custom) pg_restore --list "$artifact" | grep -c '^[0-9]' || true ;;
-    plain) grep -ac '^-- Name: ' "$artifact" || true ;;
-    esac
-}
-
-# Drops all of it, in the same transaction.
+# Drops all of it, in the same transaction. Each entry of the dump takes a lock or so while it is loaded.
 clean() {
     local doomed capacity dumped
     ask <<'SQL' || broken CleanFailed "Cannot count what is in the database"
@@ -91,7 +83,7 @@ SELECT count(*), current_setting('max_locks_per_transaction')::bigint
     * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) FROM doomed;
 SQL
     doomed=${answer%|*} capacity=${answer#*|}
-    dumped=$(entries)
+    dumped=$(<"$WORK_DIR/entries")
     log "Dropping $doomed objects; the dump has $dumped entries"
     ((doomed + dumped <= capacity * 9 / 10)) ||
         fail TooManyObjects "One transaction cannot drop $doomed objects and create the dump's $dumped: the server has room for $capacity locks. Restore with spec.mode Replace, or raise max_locks_per_transaction. $untouched"
@@ -140,7 +132,9 @@ SQL
 }
 
 finished() {
-    report "{\"location\": $(json_string "$ARTIFACT_PATH"), \"serverVersion\": \"$server_version\", \"toolVersion\": \"$(tool_version pg_restore)\", \"alreadyRestored\": $1}"
+    local result="{\"location\": $(json_string "$ARTIFACT_PATH"), \"serverVersion\": \"$server_version\", \"toolVersion\": \"$(tool_version pg_restore)\", \"alreadyRestored\": $1"
+    [[ -z $globals ]] || result+=", \"globals\": \"$globals\""
+    report "$result}"
     exit 0
 }
 

@@ -1,6 +1,6 @@
 # Proves that the application role can log in and query its database. Where CREATE_MISSING is true, both are made first
 # if they are not there, by the superuser; what is there is never changed.
-readonly PATIENCE=60
+readonly PATIENCE=${PATIENCE:-60}
 
 # As the superuser. The new role's password is part of a statement, so no setting of the server may log statements.
 create_missing() {
@@ -35,4 +35,5 @@ if [[ $CREATE_MISSING == true ]]; then
 fi
 connect $((SECONDS < PATIENCE ? PATIENCE - SECONDS : 0))
 log "Role $PGUSER can use database $PGDATABASE of PostgreSQL $server_version at $PGHOST:$PGPORT"
-report "{\"serverVersion\": \"$server_version\"}"
+tool=$(tool_version pg_dump)
+report "{\"serverVersion\": \"$server_version\", \"toolVersion\": \"$tool\"}"

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from e2e.cluster import kubectl_command, select
+from e2e.cluster import build, kubectl_command, select
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
     load.add_argument("archives", nargs="+", type=Path)
     commands.add_parser("enter", help="run a command in the node's namespaces (ctr, iptables, ...)")
     commands.add_parser("kubectl", help="run kubectl against it")
+    commands.add_parser("programs", help="compile what tests run: Kubernetes, rclone and an S3 server")
     commands.add_parser("image", help="build the operator's image and print the path of its archive")
     commands.add_parser("deploy", help="build, load and roll out the operator")
 
@@ -42,6 +43,8 @@ def main() -> None:
             _become(cluster.enter_command(*rest))
         case "kubectl":
             _become([*kubectl_command(cluster.kubeconfig()), *rest])
+        case "programs":
+            build.programs()
         case "image":
             from e2e.cluster import operator_image  # noqa: PLC0415 -- needed here only
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KUBERNETES = "1.35.4"
+RCLONE = "1.76.0"
+VERSITYGW = "1.8.0"
 _KEEP = 3
 
 
@@ -59,18 +61,39 @@ def _forget_old(name: str, suffix: str) -> None:
 
 def hyperkube() -> Path:
     """The binary with all Kubernetes components."""
-    source = HERE / "hyperkube"
-    return cached("hyperkube", [source, KUBERNETES], partial(_compile, source))
-
-
-def _compile(source: Path, target: Path) -> None:
-    if not shutil.which("go"):
-        raise RuntimeError("the local cluster is compiled from its Go modules: install Go 1.25 or newer")
     # Without the version the components say v0.0.0, and refuse each other.
     major, minor, _ = KUBERNETES.split(".")
     facts = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
-    flags = " ".join(f"-X k8s.io/component-base/version.{key}={value}" for key, value in facts.items())
-    command = ["go", "build", "-trimpath", "-o", str(target), "-ldflags", f"-s -w {flags}", "."]
+    return _compiled("hyperkube", ".", {f"k8s.io/component-base/version.{key}": text for key, text in facts.items()})
+
+
+def rclone() -> Path:
+    """The program that moves backups to and from object stores."""
+    return _compiled("rclone", ".", {"github.com/rclone/rclone/fs.Version": f"v{RCLONE}"})
+
+
+def versitygw() -> Path:
+    """A server that speaks S3 and keeps objects as files."""
+    return _compiled("versitygw", "github.com/versity/versitygw/cmd/versitygw", {"main.Version": f"v{VERSITYGW}"})
+
+
+def programs() -> None:
+    """All of them, one after the other: a compiler uses all cores by itself."""
+    for program in (hyperkube, rclone, versitygw):
+        program()
+
+
+def _compiled(name: str, package: str, variables: dict[str, str]) -> Path:
+    """The binary of a package that the Go module of this name requires or is; `variables` are set in it."""
+    source = HERE / name
+    flags = " ".join(["-s -w", *(f"-X {key}={text}" for key, text in variables.items())])
+    return cached(name, [source, package, flags], partial(_compile, source, package, flags))
+
+
+def _compile(source: Path, package: str, flags: str, target: Path) -> None:
+    if not shutil.which("go"):
+        raise RuntimeError(f"{source.name} is compiled from its Go module: install Go 1.26 or newer")
+    command = ["go", "build", "-trimpath", "-o", str(target), "-ldflags", flags, package]
     run(command, env={"CGO_ENABLED": "0"}, cwd=source)
 
 
@@ -87,4 +110,10 @@ def everything() -> tuple[Path, list[Path]]:
         archives = [pool.submit(image, "pause", images.pause)]
         for major, suite in images.POSTGRES.items():
             archives.append(pool.submit(image, f"postgres-{major}", images.postgres, major, suite))
+        archives.append(pool.submit(_on_busybox, f"rclone/rclone:{RCLONE}", rclone))
+        archives.append(pool.submit(_on_busybox, f"versity/versitygw:v{VERSITYGW}", versitygw))
         return binary.result(), [archive.result() for archive in archives]
+
+
+def _on_busybox(name: str, program: Callable[[], Path]) -> Path:
+    return image(program.__name__, images.on_busybox, f"docker.io/{name}", program.__name__, str(program()))

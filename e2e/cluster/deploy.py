@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 
 from e2e.cluster import Cluster, kubectl_command, operator_image
+from e2e.cluster.configs import SYSTEM
 from e2e.cluster.paths import ROOT
 from e2e.cluster.progress import say, step
 
-NAMESPACE = "postgres-operator-system"
 DEPLOYMENT = "postgres-operator-controller-manager"
 _CONTENT = "image-content"  # annotation of the pods: a changed image is a changed template
 _SECONDS = 180
@@ -32,7 +32,7 @@ def deploy(cluster: Cluster) -> None:
     manifests = list(yaml.safe_load_all(_run([*kubectl, "kustomize", str(ROOT / "config" / "default")])))
     _use_image(manifests, name, content)
     say(_run([*kubectl, "apply", "-f", "-"], yaml.safe_dump_all(manifests)).strip())
-    where = ["-n", NAMESPACE]
+    where = ["-n", SYSTEM]
     with step(f"rolling out {DEPLOYMENT}"):
         try:
             _run([*kubectl, *where, "rollout", "status", f"deployment/{DEPLOYMENT}", f"--timeout={_SECONDS}s"])
@@ -46,7 +46,7 @@ def deploy(cluster: Cluster) -> None:
 
 def _deployed(kubectl: list[str]) -> str:
     path = f"jsonpath={{.spec.template.metadata.annotations.{_CONTENT}}}"
-    what = ["deployment", DEPLOYMENT, "-n", NAMESPACE, "--ignore-not-found", "-o", path]
+    what = ["deployment", DEPLOYMENT, "-n", SYSTEM, "--ignore-not-found", "-o", path]
     return _run([*kubectl, "get", *what])
 
 

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,7 +43,8 @@ class Node:
         """Start a program in the background."""
         kubernetes = program in configs.HYPERKUBE
         command = [str(self.hyperkube), program] if kubernetes else [program]
-        with (self.log_dir / f"{program}.log").open("w") as log:
+        # appended to: it may not be the first start
+        with (self.log_dir / f"{program}.log").open("a") as log:
             self.running[program] = subprocess.Popen(
                 [*command, *map(str, args)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
@@ -77,7 +79,18 @@ class Node:
         importing.result()
         # the file is what says that the cluster is ready
         pki.kubeconfig(self.work / "kubeconfig", f"https://127.0.0.1:{self.port}", api.token)
-        threading.Event().wait()
+        threading.Thread(target=self._keep, args=("kubelet", self._kubelet), daemon=True).start()
+        self._keep("kube-apiserver", self._apiserver)
+
+    def _keep(self, program: str, start: Callable[[], None]) -> None:
+        """Start a program again whenever it ends, as systemd does, or a kubelet with a static pod; for ever."""
+        while True:
+            self.running[program].wait()
+            time.sleep(1)  # one that ends at once must not keep a CPU busy
+            start()
+
+    def _apiserver(self) -> None:
+        self.start("kube-apiserver", *configs.apiserver(self.work, self.pki_dir))
 
     def _containerd(self) -> None:
         (self.work / "cni").mkdir()
@@ -116,7 +129,7 @@ class Node:
         (self.work / "audit.yaml").write_text(json.dumps(configs.audit_policy()))
 
         self.start("etcd", "--data-dir", self.work / "etcd", "--unsafe-no-fsync", "--log-level=warn")
-        self.start("kube-apiserver", *configs.apiserver(self.work, self.pki_dir))
+        self._apiserver()
         self.start("socat", f"UNIX-LISTEN:{self.work}/api.sock,fork,mode=600", "TCP:127.0.0.1:6443,nodelay")
         api = Api("https://127.0.0.1:6443", token, pki.ca)
         self.wait_for("the API server", api.ready)
@@ -125,13 +138,16 @@ class Node:
         self.start("kube-scheduler", *config, "--leader-elect=false")
         return pki, api
 
-    def _node_programs(self) -> None:
+    def _kubelet(self) -> None:
         kubelet = self.work / "kubelet.yaml"
         kubelet.write_text(json.dumps(configs.kubelet(self.work)))
         self.start(
             "kubelet", "--config", kubelet, "--kubeconfig", self.pki_dir / "kubelet.conf", "--hostname-override", NODE,
             "--node-ip", NODE_IP, "--root-dir", self.work / "kubelet", "--cert-dir", self.pki_dir,
         )  # fmt: skip
+
+    def _node_programs(self) -> None:
+        self._kubelet()
         proxy = self.work / "proxy.yaml"
         proxy.write_text(json.dumps(configs.kube_proxy(self.pki_dir)))
         self.start("kube-proxy", "--config", proxy)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from .decide.actions import Body
+from .decide.jobs import ended
 
 Key = tuple[str, str, str]  # kind, namespace, name
 
@@ -13,6 +14,7 @@ class Cache:
 
     def __init__(self) -> None:
         self._objects: dict[tuple[str, str], dict[str, Body]] = defaultdict(dict)
+        self.unfinished: dict[Key, Body] = {}  # Jobs, of which most have ended long ago
 
     def put(self, kind: str, body: Body) -> bool:
         """Keep the object unless this version of it, or a newer one, is here; returns whether it was kept.
@@ -21,11 +23,17 @@ class Cache:
         """
         meta = body["metadata"]
         known = self._objects[kind, meta["namespace"]].get(meta["name"])
-        if known and _version(known) >= _version(body):
+        if known and version(known) >= version(body):
             return False
         slim = {k: v for k, v in body.items() if k in ("spec", "status")}
         slim["metadata"] = {k: v for k, v in meta.items() if k != "managedFields"}
         self._objects[kind, meta["namespace"]][meta["name"]] = slim
+        if kind == "Job":
+            key = kind, meta["namespace"], meta["name"]
+            if ended(slim):
+                self.unfinished.pop(key, None)
+            else:
+                self.unfinished[key] = slim
         return True
 
     def remove(self, kind: str, body: Body) -> None:
@@ -34,6 +42,7 @@ class Cache:
         known = self._objects[kind, meta["namespace"]].get(meta["name"])
         if known and known["metadata"]["uid"] == meta["uid"]:
             del self._objects[kind, meta["namespace"]][meta["name"]]
+            self.unfinished.pop((kind, meta["namespace"], meta["name"]), None)
 
     def get(self, kind: str, namespace: str, name: str) -> Body | None:
         """The object, if it is known."""
@@ -44,15 +53,16 @@ class Cache:
         return list(self._objects[kind, namespace].values())
 
     def keys(self, kind: str) -> Iterator[Key]:
-        """The keys of all objects of a kind."""
-        for (known, namespace), objects in list(self._objects.items()):
+        """The keys of all objects of a kind; also for other threads than the one that changes the cache."""
+        for known, namespace in list(self._objects):  # a list of keys is made in one go, one of items is not
             if known == kind:
-                for name in list(objects):
+                for name in list(self._objects[known, namespace]):
                     yield kind, namespace, name
 
 
-def _version(body: Body) -> int:
+def version(body: Body) -> int:
+    """How new it is, among all objects of its kind."""
     # Resource versions of one kind are comparable numbers (guaranteed since Kubernetes 1.35, true before), also those
     # of an object and of its successor of the same name.
-    version = body["metadata"].get("resourceVersion", "0")
-    return int(version) if version.isdigit() else 0
+    text = body["metadata"].get("resourceVersion", "0")
+    return int(text) if text.isdigit() else 0

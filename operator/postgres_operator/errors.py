@@ -9,6 +9,10 @@ class TemplateInvalid(OperatorError):
     """A Job template cannot be rendered, or what it renders is not a Job we may create."""
 
 
+class NotLeading(OperatorError):
+    """A write was refused here, before it was sent: this replica does not hold the lease."""
+
+
 class ApiError(OperatorError):
     """The API server refused or did not answer; retried with backoff."""
 

@@ -5,17 +5,26 @@ Read at the moment of the decision, not before: from there to the creation of th
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from . import names
 from .api.backup import Backup
 from .api.restore import Restore
 from .cache import Cache, Key
 from .decide.actions import Body, Claim
-from .decide.jobs import read_job
+from .decide.deletion import stopped
 from .decide.run import Run, waits_for_slot
 
-# Runs whose Job is being created this moment -> the Database and the claim that they take.
-Starting = Mapping[Key, tuple[str, str]]
+
+class Start(NamedTuple):
+    """What a run takes whose Job is being created this moment."""
+
+    database: str
+    claim: str  # empty for none
+    job: str
+
+
+Starting = Mapping[Key, Start]
 NOBODY: Starting = MappingProxyType({})
 
 
@@ -28,10 +37,10 @@ def blockers(cache: Cache, run: Run, claim: Claim | None, starting: Starting) ->
             if _same_database(run, body) and (_active(body) or (kind == "Restore" and _goes_first(body, run))):
                 named.add(body["metadata"]["uid"])
                 yield f'{kind} "{body["metadata"]["name"]}"'
-    for (kind, namespace, name), (database, claimed) in starting.items():
+    for (kind, namespace, name), start in starting.items():
         if namespace != run.metadata.namespace or (kind, namespace, name) == run.key:
             continue
-        if (kind in kinds and database == run.spec.database_ref.name) or _exclusive(claim, claimed):
+        if (kind in kinds and start.database == run.spec.database_ref.name) or _exclusive(claim, start.claim):
             yield f'{kind} "{name}"'
     for job in _others(cache, run):
         labels, name = job["metadata"]["labels"], job["metadata"]["name"]
@@ -49,7 +58,7 @@ def _same_database(run: Run, body: Body) -> bool:
 
 
 def _active(body: Body) -> bool:
-    return bool(body.get("status", {}).get("phase") == "InProgress")
+    return bool(body.get("status", {}).get("phase") == "InProgress") and not stopped(body)
 
 
 def _goes_first(body: Body, run: Run) -> bool:
@@ -67,9 +76,6 @@ def _exclusive(claim: Claim | None, claimed: str) -> bool:
 
 def _others(cache: Cache, run: Run) -> Iterator[Body]:
     """Jobs of other owners that have not ended."""
-    for body in cache.list("Job", run.metadata.namespace):
-        if body["metadata"]["labels"].get(names.LABEL_UID) == run.metadata.uid:
-            continue
-        job = read_job(body)
-        if job and not job.finished:
+    for (_, namespace, _), body in cache.unfinished.items():
+        if namespace == run.metadata.namespace and body["metadata"]["labels"].get(names.LABEL_UID) != run.metadata.uid:
             yield body

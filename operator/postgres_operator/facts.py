@@ -8,17 +8,21 @@ from typing import Protocol, TypeVar
 from . import names
 from .api.backup import Backup
 from .api.database import Database
-from .api.restore import Restore
+from .api.restore import Restore, RestoreSpec
 from .api.store import BackupStore
 from .cache import Cache
 from .cluster import Cluster
 from .decide import backup as backups
 from .decide import database as databases
+from .decide import external as externals
+from .decide import place as places
 from .decide import restore as restores
+from .decide import store as stores
 from .decide.actions import Action, Body, Claim, Fact
 from .decide.jobs import Job, read_job
-from .decide.run import Facts, Run
+from .decide.run import Facts, Policy, Run
 from .exclusion import NOBODY, Starting, blockers
+from .slots import Slots
 
 T = TypeVar("T", Database, Backup, BackupStore)
 Clock = Callable[[], datetime]
@@ -71,12 +75,13 @@ class RunFinder:
         cache: Cache,
         claims: Claims,
         run: Run,
-        policy: backups.Policy,
+        policy: Policy,
         now: Clock,
         starting: Starting = NOBODY,
+        slots: Slots | None = None,
     ) -> None:
         self._cluster, self._cache, self._claims, self._policy = cluster, cache, claims, policy
-        self._run, self._starting = run, starting
+        self._run, self._starting, self._slots = run, starting, slots
         self._job_name = self._name_job(type(run).__name__)
         database = self._model(Database, run.spec.database_ref.name)
         job = self._job(self._job_name)
@@ -86,14 +91,16 @@ class RunFinder:
     def decide(self) -> Action:
         """The decision on what is known so far."""
         facts = self._facts
-        if facts.job is None and self._run.status.phase != "InProgress":
+        if self.to_be_started:
             # Now, not when the facts were gathered: others may have started since.
             facts = replace(
-                facts, blockers=tuple(dict.fromkeys(blockers(self._cache, self._run, facts.claim, self._starting)))
+                facts,
+                blockers=tuple(dict.fromkeys(blockers(self._cache, self._run, facts.claim, self._starting))),
+                full=self._slots.full(self._run) if self._slots else None,
             )
         if isinstance(self._run, Backup):
             return backups.decide(self._run, self._store(), facts, self._reader, self._policy)
-        return restores.decide(self._run, self._backup(), self._store(), facts)
+        return restores.decide(self._run, self._backup(), self._store(), facts, self._policy)
 
     async def find(self, fact: Fact) -> None:
         """Learn one thing more."""
@@ -120,6 +127,11 @@ class RunFinder:
             case _:
                 raise AssertionError(f"no decision about a run asks for {fact}")
 
+    @property
+    def to_be_started(self) -> bool:
+        """Whether the run has no Job yet."""
+        return self._facts.job is None and self._run.status.phase != "InProgress"
+
     def _name_job(self, kind: str) -> str:
         return names.job_name(kind, self._run.metadata.name, self._run.metadata.uid)
 
@@ -134,20 +146,23 @@ class RunFinder:
         return job if job and job.owner_uid == self._run.metadata.uid else None
 
     def _store(self) -> BackupStore | None:
-        ref = self._run.spec.store_ref
+        # A Restore of a Backup object reads where that one wrote.
+        writer = self._backup() or self._run
+        ref = writer.spec.store_ref
         return self._model(BackupStore, ref.name if ref else names.DEFAULT_STORE)
 
     def _backup(self) -> Backup | None:
-        assert isinstance(self._run, Restore)
-        ref = self._run.spec.backup_ref
+        """The Backup that is to be restored; beside a storeRef, its name alone counts."""
+        spec = self._run.spec
+        ref = spec.backup_ref if isinstance(spec, RestoreSpec) and not spec.store_ref else None
         return self._model(Backup, ref.name) if ref else None
 
     def _claim_name(self) -> str:
         if isinstance(self._run, Restore):
             source = restores.source(self._run, self._backup(), self._store(), self._facts)
             assert isinstance(source, restores.Source)  # decide() has come past it
-            return source.claim
-        return backups.claim_name(self._store())
+            return source.place.claim
+        return names.volume_of(places.url(self._store()))
 
 
 class DatabaseFinder:
@@ -156,6 +171,13 @@ class DatabaseFinder:
     def __init__(self, cluster: Cluster, cache: Cache, database: Database, now: Clock) -> None:
         self._cluster, self._database = cluster, database
         namespace, name = database.metadata.namespace, database.metadata.name
+        if database.spec.external:
+            jobs = (read_job(body) for body in cache.list("Job", namespace))
+            checks = tuple(job for job in jobs if job and job.owner_uid == database.metadata.uid)
+            last = externals.last_check(database, checks)
+            self._job_name = last.name if last else ""
+            self._facts = databases.DatabaseFacts(now(), job=last, checks=checks)
+            return
         server = cache.get("StatefulSet", namespace, name)
         self._job_name = databases.verify_job_name(database, server) if server else ""
         job = read_job(cache.get("Job", namespace, self._job_name))
@@ -168,6 +190,8 @@ class DatabaseFinder:
 
     def decide(self) -> Action:
         """The decision on what is known so far."""
+        if self._database.spec.external:
+            return externals.decide(self._database, self._facts)
         return databases.decide(self._database, self._facts)
 
     async def find(self, fact: Fact) -> None:
@@ -187,6 +211,43 @@ class DatabaseFinder:
                 self._facts = replace(self._facts, refusals=refusals)
             case _:
                 raise AssertionError(f"no decision about a Database asks for {fact}")
+
+
+class StoreFinder:
+    """Facts about a BackupStore."""
+
+    def __init__(self, cluster: Cluster, cache: Cache, store: BackupStore, policy: Policy, now: Clock) -> None:
+        self._cluster, self._store, self._policy = cluster, store, policy
+        own = store.metadata.uid
+        bodies = (
+            b
+            for b in cache.list("Job", store.metadata.namespace)
+            if b["metadata"].get("labels", {}).get(names.LABEL_UID) == own
+        )
+        listings = tuple(job for job in map(read_job, bodies) if job and job.owner_uid == own)
+        self._last = stores.last_listing(store, listings)
+        self._facts = stores.StoreFacts(now(), listings)
+
+    def decide(self) -> Action:
+        """The decision on what is known so far."""
+        return stores.decide(self._store, self._facts, self._policy)
+
+    async def find(self, fact: Fact) -> None:
+        """Learn one thing more."""
+        namespace = self._store.metadata.namespace
+        match fact:
+            case Fact.CLAIM:
+                name = names.volume_of(places.url(self._store))
+                body = await self._cluster.get("PersistentVolumeClaim", namespace, name)
+                claim = Claim(name, tuple(body["spec"].get("accessModes", []))) if body else None
+                self._facts = replace(self._facts, claim=claim, claim_known=True)
+            case Fact.PODS if self._last:
+                self._facts = replace(self._facts, pods=await job_pods(self._cluster, namespace, self._last.name))
+            case Fact.REFUSALS if self._last:
+                refusals = await job_refusals(self._cluster, namespace, self._last)
+                self._facts = replace(self._facts, refusals=refusals)
+            case _:
+                raise AssertionError(f"no decision about a BackupStore asks for {fact}")
 
 
 async def job_pods(cluster: Cluster, namespace: str, job: str) -> list[Body]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from datetime import UTC, datetime
 
 GROUP = "database.example.com"
 VERSION = "v1"
@@ -13,17 +14,25 @@ LABEL_KIND = f"{GROUP}/kind"  # kind of the owner, in lower case
 LABEL_UID = f"{GROUP}/uid"  # uid of the owner
 LABEL_CLAIM = f"{GROUP}/claim"  # hash of the claim that a Job's pod mounts
 LABEL_DATABASE = f"{GROUP}/database"  # name of the Database that a Job works on
+LABEL_SCHEDULE = f"{GROUP}/schedule"  # name of the ScheduledBackup that made a Backup
+LABEL_SCHEDULE_UID = f"{GROUP}/schedule-uid"  # and its UID
+FINALIZER = f"{GROUP}/artifact"  # holds a Backup until its artifact is deleted
+ANNOTATION_SLOT = f"{GROUP}/slot"  # time that a Backup of a ScheduledBackup was made for
 ANNOTATION_LOCATION = f"{GROUP}/location"  # URL of the artifact that a Job writes or reads
+ANNOTATION_PATH = f"{GROUP}/path"  # its path inside the store
 ANNOTATION_DATA_OWNER = f"{GROUP}/data-owner"  # Unix UID that a data directory belongs to
 ANNOTATION_CREATED_FOR = f"{GROUP}/created-for"  # UID of the Database that a data volume was made for
+ANNOTATION_VERIFIES = f"{GROUP}/verifies"  # hash of the external server or the store that a Job looks at
 ANNOTATION_APPLIED = f"{GROUP}/applied"  # hash of the manifest that was applied last
 
 SUPERUSER = "postgres"
 DEFAULT_STORE = "default"
 DEFAULT_CLAIM = "backups"
+UPLOADER_IMAGE = "rclone/rclone:1.76.0"
 MARKER_SCHEMA = "postgres_operator"  # holds the table of finished restores; never dumped
 POSTGRES_PORT = 5432
 
+_VOLUME = "pvc://"
 _IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1
 
 
@@ -39,6 +48,11 @@ def job_name(kind: str, name: str, uid: str) -> str:
     """
     readable = re.sub(r"[^a-z0-9]+", "-", name.lower())[:36].strip("-")
     return f"{kind.lower()}-{readable}-{short_hash(kind, uid)}"
+
+
+def scheduled_backup(schedule: str, slot: datetime) -> str:
+    """The one name that the Backup of this slot can ever have: `<schedule>-<YYYYMMDDhhmm in UTC>`."""
+    return f"{schedule}-{slot.astimezone(UTC):%Y%m%d%H%M}"
 
 
 def credentials(database: str) -> str:
@@ -61,15 +75,29 @@ def artifact_path(database: str, backup: str, uid: str) -> str:
     return f"{database}/{backup[:100]}-{uid}"
 
 
-def pvc_location(claim: str, path: str) -> str:
-    """URL of an artifact in a volume, for `status.backupLocation` and `spec.location`."""
-    return f"pvc://{claim}/{path}"
+def volume(claim: str) -> str:
+    """URL of a volume that holds backups."""
+    return f"{_VOLUME}{claim}"
 
 
-def split_location(location: str) -> tuple[str, str]:
-    """Claim and path of what `pvc_location` made."""
-    claim, _, path = location.removeprefix("pvc://").partition("/")
-    return claim, path
+def bucket(name: str, prefix: str) -> str:
+    """URL of a bucket, or of what lies below a prefix in it."""
+    return f"s3://{name}/{prefix}" if prefix else f"s3://{name}"
+
+
+def location(store: str, path: str) -> str:
+    """URL of an artifact in the store of that URL, for `status.backupLocation` and `spec.location`."""
+    return f"{store}/{path}"
+
+
+def path_in(store: str, location: str) -> str:
+    """Path of an artifact inside the store of that URL; empty when it lies elsewhere."""
+    return location.removeprefix(f"{store}/") if location.startswith(f"{store}/") else ""
+
+
+def volume_of(location: str) -> str:
+    """Claim of the volume that an artifact lies in; empty when that is a bucket."""
+    return location.removeprefix(_VOLUME).partition("/")[0] if location.startswith(_VOLUME) else ""
 
 
 def previous_database(database_name: str, restore_uid: str) -> str:

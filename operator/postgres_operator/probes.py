@@ -7,13 +7,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-_LOOP_STUCK_SECONDS = 30
+from .freshness import Freshness
+
+# With the liveness probe's period of 20 s, two failures and a grace of 5 s: a restart within a minute.
+_LOOP_STUCK_SECONDS = 10
 
 
 class Health:
     """What the probes know; the event loop beats, anybody may ask."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, freshness: Freshness, clock: Callable[[], float] = time.monotonic) -> None:
+        self._freshness = freshness
         self._clock = clock
         self._beat = clock()
         self.ready = False
@@ -23,9 +27,14 @@ class Health:
         self._beat = self._clock()
 
     @property
-    def alive(self) -> bool:
-        """Whether the event loop ran lately."""
-        return self._clock() - self._beat < _LOOP_STUCK_SECONDS
+    def trouble(self) -> str:
+        """Why only a restart helps; empty where all is well."""
+        stuck = self._clock() - self._beat
+        if stuck > _LOOP_STUCK_SECONDS:
+            return f"the event loop has been blocked for {stuck:.0f} s"
+        if kind := self._freshness.stale:
+            return f"the watch of kind {kind} is stale although the API server answers"
+        return ""
 
 
 def serve(health: Health, port: int) -> int:
@@ -35,16 +44,16 @@ def serve(health: Health, port: int) -> int:
         def do_GET(self) -> None:
             match self.path:
                 case "/healthz":
-                    self._answer(health.alive, "ok", "the event loop is blocked")
+                    self._answer(health.trouble)
                 case "/readyz":
-                    self._answer(health.alive and health.ready, "ok", "caches are not filled yet")
+                    self._answer(health.trouble or ("" if health.ready else "caches are not filled, or it is stopping"))
                 case "/metrics":
                     self._send(200, generate_latest(), CONTENT_TYPE_LATEST)
                 case _:
                     self._send(404, b"not found\n", "text/plain")
 
-        def _answer(self, good: bool, yes: str, no: str) -> None:
-            self._send(200 if good else 503, f"{yes if good else no}\n".encode(), "text/plain")
+        def _answer(self, trouble: str) -> None:
+            self._send(503 if trouble else 200, f"{trouble or 'ok'}\n".encode(), "text/plain")
 
         def _send(self, status: int, body: bytes, content_type: str) -> None:
             self.send_response(status)

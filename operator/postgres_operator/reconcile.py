@@ -5,47 +5,59 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from . import metrics, names
-from .api.backup import Backup
+from .api.backup import FINISHED, Backup
 from .api.common import Resource
 from .api.database import Database
 from .api.restore import Restore
+from .api.schedule import ScheduledBackup
+from .api.store import BackupStore
 from .cache import Cache, Key
 from .cluster import Cluster
-from .decide import database as databases
+from .decide import deletion as deletions
+from .decide import refusals
+from .decide import verification as verifications
 from .decide.actions import (
     Action,
     Ask,
     Body,
+    CreateBackup,
     CreateClaim,
     CreateJob,
+    DeleteBackup,
     DeleteJob,
-    Event,
     Fact,
     Nothing,
     Provision,
+    Queue,
+    SetFinalizer,
     SetStatus,
     UpdateServer,
 )
-from .decide.backup import Policy
-from .decide.conditions import timestamp
 from .decide.jobs import Problem
-from .decide.run import failed, pending
+from .decide.run import Policy
+from .decide.slots import NO_LIMITS, Limits
+from .deletion import DeletionFinder, set_finalizer
 from .errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, TemplateInvalid
-from .facts import Claims, DatabaseFinder, Finder, RunFinder
+from .events import record
+from .exclusion import Start
+from .facts import Claims, DatabaseFinder, Finder, RunFinder, StoreFinder
 from .logs import about
 from .provision import NameTaken, StillThere, create_unless_there, provision
 from .render import Renderer
+from .schedules import BackupNameTaken, ScheduleFinder, create_backup, delete_backup
+from .slots import Slots
+from .verifications import VerificationFinder
 
 logger = logging.getLogger(__name__)
 
-_RETRY_FORBIDDEN_SECONDS = 20.0
 _RETRY_TAKEN_SECONDS = 2.0
 
 
 class Reconciler:
     """Brings one object at a time closer to what its spec asks for.
 
-    `seen` is told what our own writes return, so that the next decision does not rest on what was before them.
+    `seen` is told what our own writes return, so that the next decision does not rest on what was before them; `wake`,
+    which key is to be looked at because a slot is free.
     """
 
     def __init__(
@@ -56,6 +68,9 @@ class Reconciler:
         renderer: Renderer,
         policy: Policy,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        limits: Limits = NO_LIMITS,
+        wake: Callable[[Key], None] = lambda _: None,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
@@ -64,7 +79,8 @@ class Reconciler:
         self._renderer = renderer
         self._policy = policy
         self._now = now
-        self._starting: dict[Key, tuple[str, str]] = {}
+        self._starting: dict[Key, Start] = {}
+        self.slots = Slots(cache, self._starting, limits, wake)
 
     async def reconcile(self, key: Key) -> float | None:
         """Take the next step for the key; seconds after which to look again, if nothing happens before.
@@ -72,22 +88,57 @@ class Reconciler:
         Raises:
             ApiError: To be retried with backoff; nothing is lost by it.
         """
+        self.slots.begin(key)
+        try:
+            return await self._look_at(key)
+        finally:
+            self.slots.end(key)
+
+    async def _look_at(self, key: Key) -> float | None:
         kind, namespace, name = key
         body = self._cache.get(kind, namespace, name)
-        if body is None:
+        if body and kind == "Backup" and deletions.concerns(body):
+            return await self._see_off(Backup.model_validate(body))
+        # A new leader comes by every Backup that there is: most have ended, and are not worth a model.
+        if body is None or (kind != "Database" and body.get("status", {}).get("phase") in FINISHED):
             self._starting.pop(key, None)
-            return None
+            return await self._verify(body) if body and verifications.due(body) else None
         if kind == "Database":
             database = Database.model_validate(body)
             return await self._step(database, DatabaseFinder(self._cluster, self._cache, database, self._now))
+        if kind == "ScheduledBackup":
+            schedule = ScheduledBackup.model_validate(body)
+            return await self._step(schedule, ScheduleFinder(self._cache, schedule, self._now))
+        if kind == "BackupStore":
+            store = BackupStore.model_validate(body)
+            return await self._step(store, StoreFinder(self._cluster, self._cache, store, self._policy, self._now))
         run: Backup | Restore = (Backup if kind == "Backup" else Restore).model_validate(body)
-        if run.status.finished or run.deleted:
+        if run.deleted:
             self._starting.pop(key, None)
             return None
         if key in self._starting:
             await self._settle(run)
-        finder = RunFinder(self._cluster, self._cache, self._claims, run, self._policy, self._now, self._starting)
+        finder = RunFinder(
+            self._cluster, self._cache, self._claims, run, self._policy, self._now, self._starting, self.slots
+        )
+        if finder.to_be_started:
+            self.slots.enter(run)
         return await self._step(run, finder)
+
+    async def _verify(self, body: Body) -> float | None:
+        backup = Backup.model_validate(body)
+        if backup.deleted:
+            return None
+        finder = VerificationFinder(self._cluster, self._cache, self._claims, backup, self._policy, self._now)
+        return await self._step(backup, finder)
+
+    async def _see_off(self, backup: Backup) -> float | None:
+        if backup.key in self._starting:
+            await self._settle(backup)
+        finder = DeletionFinder(
+            self._cluster, self._cache, self._claims, backup, self._policy, self._now, self._starting
+        )
+        return await self._step(backup, finder)
 
     async def _settle(self, run: Backup | Restore) -> None:
         """The creation of the run's Job had no clear answer: the request timed out, the connection broke."""
@@ -104,6 +155,9 @@ class Reconciler:
                 raise RuntimeError(f"{resource.key}: asked twice for {action.fact.value}")
             asked.append(action.fact)
             await finder.find(action.fact)
+        if isinstance(action, Queue):
+            self.slots.sleep(resource.key)
+            action = action.then
         try:
             return await self._act(resource, action)
         except (Forbidden, Invalid) as error:
@@ -124,16 +178,21 @@ class Reconciler:
                 )
                 return after
             case CreateClaim(body):
-                if await create_unless_there(self._cluster, "PersistentVolumeClaim", body):
-                    logger.info("Created PersistentVolumeClaim %s", body["metadata"]["name"], extra=about(resource.key))
-                return 0
+                return await self._create_claim(resource, body)
             case Provision():
                 return await self._provision(resource, action)
             case UpdateServer(server, then):
                 self._seen("StatefulSet", await self._cluster.replace("StatefulSet", server))
                 return await self._set_status(resource, then)
-            case Ask():
-                raise AssertionError("questions are answered in _step")
+            case CreateBackup() | DeleteBackup() | SetFinalizer():
+                return await self._change_backup(resource, action)
+            case Ask() | Queue():
+                raise AssertionError("_step has seen to these")
+
+    async def _create_claim(self, resource: Resource, body: Body) -> float:
+        if await create_unless_there(self._cluster, "PersistentVolumeClaim", body):
+            logger.info("Created PersistentVolumeClaim %s", body["metadata"]["name"], extra=about(resource.key))
+        return 0
 
     async def _set_status(self, resource: Resource, action: SetStatus) -> float | None:
         kind, namespace, name = resource.key
@@ -143,24 +202,29 @@ class Reconciler:
         try:
             self._seen(kind, await self._cluster.set_status(kind, known, action.status))
         except Conflict:
-            fresh = await self._cluster.get(kind, namespace, name)
-            if fresh:
-                self._seen(kind, fresh)
-            else:
-                self._cache.remove(kind, known)
+            await self._read_again(resource)
             return 0
         except NotFound:
             self._cache.remove(kind, known)
             return None
         self._log(resource, known.get("status", {}), action.status)
         if action.event:
-            await self._record(resource, action.event)
+            await record(self._cluster, resource, action.event, self._now())
         return action.after
+
+    async def _read_again(self, resource: Resource) -> None:
+        kind, namespace, name = resource.key
+        if fresh := await self._cluster.get(kind, namespace, name):
+            self._seen(kind, fresh)
+        elif known := self._cache.get(kind, namespace, name):
+            self._cache.remove(kind, known)
 
     def _log(self, resource: Resource, before: Body, after: Body) -> None:
         old, new = before.get("phase") or "Pending", after.get("phase")
         condition = after["conditions"][0]
-        if old != new:
+        if new is None:  # a ScheduledBackup or BackupStore has no phases
+            logger.info("%s: %s", condition["reason"], condition["message"], extra=about(resource.key))
+        elif old != new:
             metrics.TRANSITIONS.labels(resource.key[0], new).inc()
             logger.info(
                 "STATE TRANSITION: %s -> %s (%s: %s)",
@@ -173,44 +237,19 @@ class Reconciler:
         else:
             logger.info("%s: %s: %s", new, condition["reason"], condition["message"], extra=about(resource.key))
 
-    async def _record(self, resource: Resource, event: Event) -> None:
-        kind, namespace, name = resource.key
-        now = timestamp(self._now())
-        body: Body = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": f"{name[:200]}.", "namespace": namespace},
-            "involvedObject": {
-                "apiVersion": names.API_VERSION,
-                "kind": kind,
-                "namespace": namespace,
-                "name": name,
-                "uid": resource.metadata.uid,
-            },
-            "type": event.type,
-            "reason": event.reason,
-            "message": event.message[:1000],
-            "source": {"component": names.OPERATOR},
-            "reportingComponent": names.OPERATOR,
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-        try:
-            await self._cluster.create("Event", body)
-        except (Forbidden, Invalid, NotFound) as error:  # a namespace that is being deleted takes no Events
-            logger.warning("Event %s was not recorded: %s", event.reason, error, extra=about(resource.key))
-
     async def _create_job(self, resource: Resource, action: CreateJob) -> float | None:
         try:
             body = self._renderer.job(resource, action)
         except TemplateInvalid as error:
             return await self._refuse(resource, "TemplateInvalid", f"{error}")
-        if isinstance(resource, Backup | Restore):
+        if isinstance(resource, Backup | Restore) and not resource.status.finished:
             # From the decision to here nothing else had a turn; from here on, others see that it is taken.
-            self._starting[resource.key] = (resource.spec.database_ref.name, action.claim.name if action.claim else "")
+            claim = action.claim.name if action.claim else ""
+            self._starting[resource.key] = Start(resource.spec.database_ref.name, claim, action.name)
+            self.slots.leave(resource.key)
         try:
             job = await self._cluster.create("Job", body)
+            metrics.JOBS_CREATED.labels(body["metadata"]["labels"][names.LABEL_KIND]).inc()
             logger.info("Created Job %s", action.name, extra=about(resource.key))
         except AlreadyExists:
             found = await self._cluster.get("Job", resource.metadata.namespace, action.name)
@@ -233,21 +272,14 @@ class Reconciler:
         return await self._act(resource, action.then)
 
     async def _forbidden(self, resource: Resource, error: Forbidden | Invalid) -> float | None:
-        """A quota, an admission policy or our own RBAC: shown on the resource, and tried again."""
         reason = "QuotaExceeded" if "exceeded quota" in str(error) else "RequestRefused"
-        if isinstance(resource, Database):
-            return await self._act(resource, databases.refused(resource, self._now(), Problem(reason, str(error))))
-        assert isinstance(resource, Backup | Restore)
-        if resource.status.phase == "InProgress":
+        action = refusals.may_pass(resource, self._now(), Problem(reason, str(error)))
+        if action is None:
             raise error
-        return await self._act(resource, pending(resource, self._now(), reason, str(error), _RETRY_FORBIDDEN_SECONDS))
+        return await self._act(resource, action)
 
     async def _refuse(self, resource: Resource, reason: str, message: str) -> float | None:
-        problem = Problem(reason, message)
-        if isinstance(resource, Database):
-            return await self._act(resource, databases.refused(resource, self._now(), problem))
-        assert isinstance(resource, Backup | Restore)
-        return await self._act(resource, failed(resource, self._now(), problem))
+        return await self._act(resource, refusals.is_final(resource, self._now(), Problem(reason, message)))
 
     async def _provision(self, resource: Resource, action: Provision) -> float | None:
         assert isinstance(resource, Database)
@@ -258,4 +290,23 @@ class Reconciler:
         except StillThere as error:
             logger.info("%s", error, extra=about(resource.key))
             return _RETRY_TAKEN_SECONDS
+        return await self._act(resource, action.then)
+
+    async def _change_backup(
+        self, resource: Resource, action: CreateBackup | DeleteBackup | SetFinalizer
+    ) -> float | None:
+        if isinstance(action, SetFinalizer):
+            assert isinstance(resource, Backup)
+            try:
+                await set_finalizer(self._cluster, self._cache, self._seen, resource, action)
+            except Conflict:
+                await self._read_again(resource)
+            return 0
+        assert isinstance(resource, ScheduledBackup)
+        if isinstance(action, DeleteBackup):
+            return await delete_backup(self._cluster, resource, action)
+        try:
+            await create_backup(self._cluster, self._seen, resource, action)
+        except BackupNameTaken as error:
+            return await self._refuse(resource, "BackupNameTaken", str(error))
         return await self._act(resource, action.then)

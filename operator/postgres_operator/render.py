@@ -27,6 +27,7 @@ _FORBIDDEN = (
     "hostPID",
     "hostIPC",
     "hostUsers",
+    "shareProcessNamespace",  # each container would see the credentials of the others
     "serviceAccountName",
     "serviceAccount",
     "nodeName",
@@ -39,6 +40,7 @@ _CONTAINER_SECURITY = {
     "readOnlyRootFilesystem": True,
     "runAsNonRoot": True,
 }
+_SIDECAR = {"restartPolicy": "Always"}
 
 
 class Renderer:
@@ -78,10 +80,13 @@ class Renderer:
         self._own(owner, action, job)
         pod = job["spec"]["template"]["spec"]
         self._secure(pod)
-        # What no run of ours may lack: an end, and no second pod beside one that still runs.
+        # What no run of ours may lack: an end, and no second pod beside one that still runs. The kubelet ends a pod
+        # that hangs and keeps it, with its log; the Job's own deadline would delete it, and is for a node that is lost.
         deadline = action.values["active_deadline_seconds"]
-        job["spec"] |= {"podReplacementPolicy": "Failed", "activeDeadlineSeconds": deadline}
         pod["activeDeadlineSeconds"] = deadline
+        job["spec"] |= {"podReplacementPolicy": "Failed", "activeDeadlineSeconds": deadline + action.start_seconds}
+        if action.service_account:
+            pod["serviceAccountName"] = action.service_account
         if action.claim and not action.claim.shared:
             pod["affinity"] = _beside(action.claim.name)
         return job
@@ -142,6 +147,10 @@ def _check(template: str, body: Any) -> Body:
     # One pod, once: whatever runs a second time must be a new Backup or Restore.
     if spec.get("backoffLimit") != 0 or pod.get("restartPolicy") != "Never":
         raise TemplateInvalid(f"Template {template} must set backoffLimit: 0 and restartPolicy: Never.")
+    # A sidecar does not count: it ends with the containers that it serves.
+    inits = pod.get("initContainers") or []
+    if any(map(_restarts, containers)) or any(_restarts(c) not in ({}, _SIDECAR) for c in inits):
+        raise TemplateInvalid(f"Template {template} may let no container start again but a sidecar (initContainers).")
     if any(spec.get(field, 1) != 1 for field in ("completions", "parallelism")):
         raise TemplateInvalid(f"Template {template} must not ask for more than one pod.")
     try:
@@ -151,6 +160,10 @@ def _check(template: str, body: Any) -> Body:
     if size > _MAX_BYTES:
         raise TemplateInvalid(f"Template {template} renders to {size} bytes; at most {_MAX_BYTES} are accepted.")
     return {**body}
+
+
+def _restarts(container: Body) -> Body:
+    return {key: value for key, value in container.items() if key in ("restartPolicy", "restartPolicyRules")}
 
 
 def _yaml_scalar(value: Any) -> Markup:

@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from postgres_operator import names
+from postgres_operator.api.database import Database
+from postgres_operator.decide.run import verification
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 SHA = "ab" * 32
@@ -33,7 +35,10 @@ def resource(kind: str, name: str, spec: dict[str, Any], status: dict[str, Any] 
 
 def database(name: str = "db", *, ready: bool = True, spec: dict | None = None, **status: Any) -> dict:
     state = {"phase": "Ready" if ready else "Provisioning", "ready": ready, **status}
-    return resource("Database", name, spec or {}, state)
+    body = resource("Database", name, spec or {}, state)
+    if ready and "external" in body["spec"]:
+        state.setdefault("verified", verification(Database.model_validate(body)))
+    return body
 
 
 def backup(name: str = "nightly", *, spec: dict | None = None, status: dict | None = None, **meta: Any) -> dict:
@@ -47,6 +52,15 @@ def restore(name: str = "undo", *, spec: dict | None = None, status: dict | None
 
 def store(name: str = "default", claim: str = "vault") -> dict:
     return resource("BackupStore", name, {"pvc": {"claimName": claim}})
+
+
+def schedule(name: str = "nightly", *, spec: dict | None = None, status: dict | None = None, **meta: Any) -> dict:
+    wanted = {"schedule": "0 3 * * *", "template": {"spec": {"databaseRef": {"name": "db"}}}, **(spec or {})}
+    return resource("ScheduledBackup", name, wanted, status, **meta)
+
+
+def s3_store(name: str = "default", **s3: Any) -> dict:
+    return resource("BackupStore", name, {"s3": {"bucket": "vault", **s3}})
 
 
 def job_of(owner: dict, kind: str | None = None, *, age: float = 5, **status: Any) -> dict:
@@ -69,7 +83,10 @@ def job_of(owner: dict, kind: str | None = None, *, age: float = 5, **status: An
                 names.LABEL_DATABASE: owner["spec"].get("databaseRef", {}).get("name", ""),
                 names.LABEL_CLAIM: names.short_hash("vault"),
             },
-            "annotations": {names.ANNOTATION_LOCATION: location_of(owner)},
+            "annotations": {
+                names.ANNOTATION_LOCATION: location_of(owner),
+                names.ANNOTATION_PATH: path_of(owner),
+            },
             "ownerReferences": [
                 {
                     "apiVersion": names.API_VERSION,
@@ -84,9 +101,13 @@ def job_of(owner: dict, kind: str | None = None, *, age: float = 5, **status: An
     }
 
 
-def location_of(owner: dict) -> str:
+def path_of(owner: dict) -> str:
     meta = owner["metadata"]
-    return names.pvc_location("vault", names.artifact_path("db", meta["name"], meta["uid"]))
+    return names.artifact_path("db", meta["name"], meta["uid"])
+
+
+def location_of(owner: dict, store: str = "pvc://vault") -> str:
+    return names.location(store, path_of(owner))
 
 
 def complete(**more: Any) -> dict[str, Any]:
@@ -97,9 +118,12 @@ def failed_job(reason: str = "BackoffLimitExceeded", message: str = "") -> dict[
     return {"conditions": [{"type": "Failed", "status": "True", "reason": reason, "message": message}]}
 
 
-def pod(phase: str = "Running", *containers: dict, init: tuple[dict, ...] = (), **status: Any) -> dict:
+def pod(
+    phase: str = "Running", *containers: dict, init: tuple[dict, ...] = (), sidecar: str = "upload", **status: Any
+) -> dict:
     return {
         "metadata": {"name": "pod-1", "namespace": "shop"},
+        "spec": {"initContainers": [{"name": sidecar, "restartPolicy": "Always"}, {"name": "dump"}]},
         "status": {
             "phase": phase,
             "initContainerStatuses": list(init),
@@ -118,10 +142,9 @@ def waiting(reason: str, message: str = "", name: str = "dump") -> dict:
 
 
 def manifest(owner: dict, **changes: Any) -> dict:
-    meta = owner["metadata"]
     return {
         "schema": 1,
-        "location": names.artifact_path("db", meta["name"], meta["uid"]),
+        "location": path_of(owner),
         "file": "dump.pgdump",
         "format": "custom",
         "sizeBytes": 4096,

@@ -1,7 +1,8 @@
 import pytest
-from support import backup, database
+from support import backup, complete, database, failed_job, job_of
 
 from postgres_operator.cache import Cache
+from postgres_operator.decide.jobs import ended
 
 NIGHTLY = ("Backup", "shop", "nightly")
 
@@ -85,3 +86,36 @@ def test_objects_may_change_while_keys_are_walked(cache):
         cache.remove("Backup", cache.get(*key))
         cache.put("Backup", version(1, name="new", namespace="elsewhere"))
     assert len(walked) == 2
+
+
+def test_of_jobs_it_knows_those_that_have_not_ended(cache):
+    def job(version, **status):
+        body = job_of(backup(), **status)
+        body["metadata"]["resourceVersion"] = str(version)
+        return body
+
+    cache.put("Job", job(1))
+    assert [b["metadata"]["resourceVersion"] for b in cache.unfinished.values()] == ["1"]
+    cache.put("Job", job(2, active=1))
+    assert [b["metadata"]["resourceVersion"] for b in cache.unfinished.values()] == ["2"]
+    cache.put("Job", job(3, **complete()))
+    cache.put("Job", job(2, active=1))
+    assert cache.unfinished == {}
+    cache.put("Job", job(4))
+    cache.remove("Job", job(4))
+    assert cache.unfinished == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "finished"),
+    [
+        (complete(), True),
+        (failed_job(), True),
+        ({"conditions": [{"type": "SuccessCriteriaMet", "status": "True"}]}, False),
+        ({"conditions": [{"type": "Complete", "status": "False"}]}, False),
+        ({"conditions": [{"type": "Suspended", "status": "True"}]}, False),
+        ({}, False),
+    ],
+)
+def test_only_a_terminal_condition_ends_a_job(status, finished):
+    assert ended(job_of(backup(), **status)) is finished

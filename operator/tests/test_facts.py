@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 from fakes import FakeCluster
-from support import NOW, ago, backup, complete, database, failed_job, job_of, pod, resource, restore, store
+from support import NOW, ago, backup, complete, database, failed_job, job_of, pod, resource, restore, s3_store, store
 
 from postgres_operator import names
 from postgres_operator.api.backup import Backup
@@ -11,7 +11,7 @@ from postgres_operator.api.restore import Restore
 from postgres_operator.cache import Cache
 from postgres_operator.decide import server
 from postgres_operator.decide.actions import Ask, CreateClaim, CreateJob, DeleteJob, Fact, Nothing, SetStatus
-from postgres_operator.decide.backup import Policy
+from postgres_operator.decide.run import Policy
 from postgres_operator.facts import Claims, DatabaseFinder, RunFinder
 
 POLICY = Policy({"accessModes": ["ReadWriteOnce"]})
@@ -306,14 +306,15 @@ async def test_refusals_are_those_of_this_very_job():
     world = World(*BASE, ("Job", job))
     await world.decide(body)
     selector = f"involvedObject.uid={job['metadata']['uid']},reason=FailedCreate"
-    assert world.cluster.asked("list") == [("Event", "shop", selector)]
+    pods = f"batch.kubernetes.io/job-name={job['metadata']['name']}"
+    assert world.cluster.asked("list") == [("Pod", "shop", pods), ("Event", "shop", selector)]
 
 
 async def test_a_restore_mounts_the_claim_of_its_backup_not_that_of_the_store():
     other = backup(status={**DONE, "backupLocation": "pvc://elsewhere/db/nightly-1"}, resourceVersion="11")
     world = World(*BASE, ("Backup", other), ("PersistentVolumeClaim", claim("elsewhere")))
     action = await world.decide(new("Restore"))
-    assert action.claim.name == action.values["claim_name"] == "elsewhere"
+    assert action.claim.name == action.values["store"]["claim_name"] == "elsewhere"
 
 
 async def test_a_backup_uses_the_named_store_then_the_default_then_makes_a_claim():
@@ -326,6 +327,45 @@ async def test_a_backup_uses_the_named_store_then_the_default_then_makes_a_claim
     assert isinstance(action, CreateClaim)
     bare.cluster.put("PersistentVolumeClaim", claim(names.DEFAULT_CLAIM))
     assert (await bare.decide(new("Backup"))).claim.name == names.DEFAULT_CLAIM
+
+
+# --- an object store
+
+
+async def test_an_object_store_asks_for_no_claim_and_makes_none():
+    body = new("Backup")
+    world = World(("Database", database()), ("BackupStore", s3_store()), ("Backup", body))
+    assert isinstance(await world.decide(body), CreateJob)
+    assert world.asked == []
+    assert world.cluster.requests == []
+
+
+async def test_a_restore_reads_where_its_backup_wrote():
+    near, far = s3_store(), s3_store("far", bucket="remote")
+    written = backup(spec={"storeRef": {"name": "far"}}, status={**DONE, "backupLocation": "s3://remote/db/nightly-1"})
+    world = World(("Database", database()), ("BackupStore", near), ("BackupStore", far), ("Backup", written))
+    action = await world.decide(new("Restore"))
+    assert isinstance(action, CreateJob)
+    assert action.values["store"]["bucket"] == "remote"
+    assert world.asked == []
+
+
+async def test_a_restore_by_location_reads_from_the_store_that_it_names():
+    far = s3_store("far", bucket="remote")
+    world = World(("Database", database()), ("BackupStore", s3_store()), ("BackupStore", far))
+    body = restore(spec={"location": "s3://remote/db/x-1", "storeRef": {"name": "far"}})
+    assert (await world.decide(body)).values["store"]["bucket"] == "remote"
+
+
+@STARTED
+async def test_who_excludes_whom_does_not_depend_on_the_store(other, mine, starts):
+    written = backup(status={**DONE, "backupLocation": "s3://vault/db/nightly-1"})
+    first = new(other, "first", status=RUNNING)
+    job = job_of(new(other, "second"), active=1)
+    del job["metadata"]["labels"][names.LABEL_CLAIM]
+    base = (("Database", database()), ("BackupStore", s3_store()), ("Backup", written))
+    for busy in ((other, first), ("Job", job)):
+        assert await World(*base, busy).starts(new(mine)) is starts
 
 
 # --- claims are remembered for a minute
@@ -429,3 +469,19 @@ async def test_a_server_that_does_not_come_up_is_asked_about_its_own_pods():
     world = World(("StatefulSet", sts), *parts, ("Pod", pod("Pending")))
     await world.decide(body)
     assert world.cluster.asked("list") == [("Pod", "shop", "app=database,database=db")]
+
+
+async def test_an_external_database_sees_its_checks_and_nothing_else():
+    server_of = {"host": "pg.example.com", "sslMode": "require", "credentialsSecretRef": {"name": "login"}}
+    body = resource("Database", "db", {"external": server_of}, {"phase": "Pending"})
+    _, sts, parts = provisioned()
+    first = await World(("Database", body), ("StatefulSet", sts), *parts).decide(body)
+    assert isinstance(first, CreateJob)
+    mine = job_of(body, **complete())
+    mine["metadata"] |= {"name": first.name, "annotations": dict(first.annotations)}
+    others = job_of(resource("Database", "other", {}), age=1, active=1)
+    others["metadata"]["annotations"] = dict(first.annotations)
+    world = World(("Database", body), ("Job", mine), ("Job", others), ("Pod", pod("Succeeded")))
+    done = await world.decide(body)
+    assert done.status["conditions"][0]["reason"] == "ResultLost"
+    assert world.cluster.requests == [("list", "Pod", "shop", f"batch.kubernetes.io/job-name={first.name}")]

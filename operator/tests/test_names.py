@@ -1,14 +1,16 @@
 import re
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from postgres_operator import names
+from postgres_operator.api.store import BUCKET, SEGMENT
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
-LOCATION = re.compile(r"pvc://[a-z0-9.-]+(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
+LOCATION = re.compile(rf"(pvc://[a-z0-9.-]+|s3://{BUCKET})(/{SEGMENT})+")
 
 KINDS = ("Backup", "Restore", "Reader", "Verify")
 UID = "4b1c7a9e-0d5f-4a6e-9b57-1f0c3f6f2d11"
@@ -99,12 +101,39 @@ def test_the_scratch_prefix_leaves_room_for_the_pods_uid():
 @given(database=dns_labels.filter(lambda s: len(s) <= 52), backup=object_names, uid=st.uuids().map(str))
 def test_locations_are_what_a_restore_accepts(database, backup, uid):
     path = names.artifact_path(database, backup, uid)
-    location = names.pvc_location("backups", path)
-    assert LOCATION.fullmatch(location)
-    assert ".." not in location
-    assert len(location) <= 1024
+    for store in (names.volume("backups"), names.bucket("b" * 63, ""), names.bucket("b" * 63, "p" * 256)):
+        location = names.location(store, path)
+        assert LOCATION.fullmatch(location)
+        assert ".." not in location
+        assert len(location) <= 1024
+        assert names.path_in(store, location) == path
     assert len(path) <= 512
     assert all(len(segment) <= 255 for segment in path.split("/"))  # a file name's limit
+
+
+@pytest.mark.parametrize(
+    ("store", "location", "path"),
+    [
+        ("pvc://vault", "pvc://vault/db/a-1", "db/a-1"),
+        ("pvc://vault", "pvc://vault2/db/a-1", ""),
+        ("pvc://vault", "s3://vault/db/a-1", ""),
+        ("pvc://vault", "pvc://vault", ""),
+        ("pvc://vault", "pvc://vault/", ""),
+        ("s3://vault", "s3://vault/db/a-1", "db/a-1"),
+        ("s3://vault", "s3://vault/team/db/a-1", "team/db/a-1"),
+        ("s3://vault/team", "s3://vault/team/db/a-1", "db/a-1"),
+        ("s3://vault/team", "s3://vault/team2/db/a-1", ""),
+        ("s3://vault/team", "s3://vault/db/a-1", ""),
+        ("s3://vault/team", "s3://vault/other/team/db/a-1", ""),
+    ],
+)
+def test_what_lies_in_a_store(store, location, path):
+    assert names.path_in(store, location) == path
+
+
+def test_only_a_volumes_location_names_a_claim():
+    assert names.volume_of("pvc://vault/db/a-1") == "vault"
+    assert names.volume_of("s3://vault/db/a-1") == ""
 
 
 def test_the_longest_name_of_a_backup_fits_into_a_file_name():
@@ -116,6 +145,20 @@ def test_the_longest_name_of_a_backup_fits_into_a_file_name():
 def test_a_recreated_backup_writes_elsewhere():
     assert names.artifact_path("db", "b", "1") != names.artifact_path("db", "b", "2")
     assert names.artifact_path("db", "x" * 200, "1") != names.artifact_path("db", "x" * 200, "2")
+
+
+# --- Backups of a ScheduledBackup
+
+
+def test_a_slot_names_its_backup():
+    slot = datetime(2026, 3, 29, 3, 5, tzinfo=timezone(timedelta(hours=2)))
+    assert names.scheduled_backup("nightly", slot) == "nightly-202603290105"
+
+
+def test_the_longest_name_of_a_schedule_makes_a_label():
+    name = names.scheduled_backup("a" * 50, datetime(2026, 3, 29, tzinfo=UTC))
+    assert len(name) == 63
+    assert LABEL_VALUE.fullmatch(name)
 
 
 # --- objects of a Database

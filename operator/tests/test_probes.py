@@ -20,9 +20,20 @@ def clock() -> Clock:
     return Clock()
 
 
+class Watches:
+    """Stands for Freshness."""
+
+    stale = ""
+
+
 @pytest.fixture
-def health(clock) -> probes.Health:
-    return probes.Health(clock)
+def watches() -> Watches:
+    return Watches()
+
+
+@pytest.fixture
+def health(watches, clock) -> probes.Health:
+    return probes.Health(watches, clock)
 
 
 @pytest.fixture
@@ -44,21 +55,37 @@ def get(health):
 
 def test_alive_while_the_loop_turns(get, health, clock):
     assert get("/healthz") == (200, "ok\n", "text/plain")
-    clock.now += 29.9
+    clock.now += 9.9
     assert get("/healthz")[0] == 200
-    clock.now += 0.2
+    clock.now += 2.3
     status, body, _ = get("/healthz")
-    assert (status, body) == (503, "the event loop is blocked\n")
+    assert (status, body) == (503, "the event loop has been blocked for 12 s\n")
     health.beat()
     assert get("/healthz")[0] == 200
 
 
+def test_neither_alive_nor_ready_while_a_watch_is_stale(get, health, watches):
+    health.ready = True
+    watches.stale = "Job"
+    says = (503, "the watch of kind Job is stale although the API server answers\n", "text/plain")
+    assert get("/healthz") == get("/readyz") == says
+    watches.stale = ""
+    assert get("/healthz") == get("/readyz") == (200, "ok\n", "text/plain")
+
+
+def test_the_oldest_trouble_is_named_first(health, watches, clock):
+    """A blocked event loop cannot hear what the watches show."""
+    watches.stale = "Job"
+    clock.now += 3600
+    assert health.trouble == "the event loop has been blocked for 3600 s"
+
+
 def test_ready_only_when_told_so_and_alive(get, health, clock):
-    assert get("/readyz")[0] == 503
+    assert get("/readyz") == (503, "caches are not filled, or it is stopping\n", "text/plain")
     health.ready = True
     assert get("/readyz") == (200, "ok\n", "text/plain")
-    clock.now += 31
-    assert get("/readyz")[0] == 503
+    clock.now += 11
+    assert get("/readyz") == (503, "the event loop has been blocked for 11 s\n", "text/plain")
     health.beat()
     assert get("/readyz")[0] == 200
     health.ready = False

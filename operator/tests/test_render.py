@@ -1,4 +1,3 @@
-import itertools
 import json
 import re
 from pathlib import Path
@@ -8,7 +7,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from support import NOW, SHA, backup, complete, database, job_of, restore, store
+from support import NOW, SHA, backup, complete, database, job_of, location_of, restore, s3_store, store
 
 from postgres_operator import names
 from postgres_operator.api.backup import Backup
@@ -17,11 +16,14 @@ from postgres_operator.api.restore import Restore
 from postgres_operator.api.store import BackupStore
 from postgres_operator.decide import backup as backups
 from postgres_operator.decide import database as databases
+from postgres_operator.decide import deletion as deletions
+from postgres_operator.decide import external as externals
 from postgres_operator.decide import restore as restores
-from postgres_operator.decide import server
+from postgres_operator.decide import server, verification
+from postgres_operator.decide import store as stores
 from postgres_operator.decide.actions import Claim, CreateJob
 from postgres_operator.decide.jobs import read_job
-from postgres_operator.decide.run import Facts
+from postgres_operator.decide.run import Facts, Policy
 from postgres_operator.errors import TemplateInvalid
 from postgres_operator.render import Renderer
 
@@ -41,30 +43,87 @@ PLACED = {
     "activeDeadlineSeconds": 3600,
 }
 NASTY = {"databaseName": 'x"\nkind: Evil $(PGPASSWORD) $$', "username": "no"}
+PARTIAL = {
+    "excludeSchemas": ["x\": $(PGPASSWORD) $$ '{{ 7 * 7 }}' Größe"],
+    "excludeTables": [{"name": "logs"}, {"schema": "s.t", "name": "a b"}],
+}
+EXTERNAL = {
+    "databaseName": "sales",
+    "username": "sales",
+    "external": {
+        "host": "pg.example.com",
+        "port": 6432,
+        "credentialsSecretRef": {"name": "login"},
+        "caSecretRef": {"name": "authority"},
+        "superuser": "root",
+    },
+}
 DONE = {"phase": "Completed", "backupLocation": "pvc://vault/db/nightly-1", "checksum": f"sha256:{SHA}"}
+POLICY = Policy({}, 604_800)
+# An object store of one's own, and Amazon's, which knows a pod by its service account.
+BUCKET = s3_store(
+    prefix="team/a.b",
+    endpoint="https://s3.example.com:9000",
+    region="eu",
+    credentialsSecretRef={"name": "keys"},
+    caSecretRef={"name": "authority"},
+)
+AMAZON = s3_store(pathStyle=False, region="eu-central-1", serviceAccountName="backups")
 
 
 # --- real decisions
 
 
-def of_backup(spec=None, db=None, claim=VAULT):
+def of_backup(spec=None, db=None, claim=VAULT, to=None):
     run = Backup.model_validate(backup(spec=spec, uid=UID))
-    facts = Facts(NOW, Database.model_validate(db or database()), claim=claim, claim_known=True)
-    policy = backups.Policy({}, 604_800)
-    return run, backups.decide(run, BackupStore.model_validate(store()), facts, backups.Reader(), policy)
+    facts = Facts(NOW, Database.model_validate(db or database()), claim=None if to else claim, claim_known=not to)
+    return run, backups.decide(run, BackupStore.model_validate(to or store()), facts, backups.Reader(), POLICY)
 
 
-def of_reader():
+def of_reader(to=None):
     body = backup(status={"phase": "InProgress", "jobRef": {"name": "j"}}, uid=UID)
-    run, job = Backup.model_validate(body), read_job(job_of(body, **complete()))
-    facts = Facts(NOW, Database.model_validate(database()), job, pods=[])
-    return run, backups.decide(run, None, facts, backups.Reader(), backups.Policy({}))
+    job = job_of(body, **complete())
+    if to:
+        job["metadata"]["annotations"][names.ANNOTATION_LOCATION] = location_of(body, "s3://vault/team/a.b")
+    facts = Facts(NOW, Database.model_validate(database()), read_job(job), pods=[])
+    run, chosen = Backup.model_validate(body), BackupStore.model_validate(to) if to else None
+    return run, backups.decide(run, chosen, facts, backups.Reader(), POLICY)
 
 
-def of_restore(mode, db=None, claim=VAULT, **spec):
+def of_deletion(spec=None, db=None, claim=VAULT, to=None):
+    body = backup(spec={"deletionPolicy": "Delete", **(spec or {})}, uid=UID, deletionTimestamp=NOW.isoformat())
+    body["status"] = {
+        "phase": "Completed",
+        "backupLocation": location_of(body, "s3://vault/team/a.b" if to else "pvc://vault"),
+    }
+    if to == AMAZON:
+        body["status"]["backupLocation"] = location_of(body, "s3://vault")
+    facts = deletions.DeletionFacts(
+        NOW,
+        database=Database.model_validate(db) if db else None,
+        store=BackupStore.model_validate(to) if to else None,
+        jobs_are_live=True,
+        pods=[],
+        claim=None if to else claim,
+        claim_known=not to,
+    )
+    run = Backup.model_validate(body)
+    return run, deletions.decide(run, facts, POLICY)
+
+
+def of_restore(mode, db=None, claim=VAULT, to=None, **spec):
     run = Restore.model_validate(restore(spec={"backupRef": {"name": "nightly"}, "mode": mode, **spec}, uid=UID))
-    facts = Facts(NOW, Database.model_validate(db or database()), claim=claim, claim_known=True)
-    return run, restores.decide(run, Backup.model_validate(backup(status=DONE)), None, facts)
+    facts = Facts(NOW, Database.model_validate(db or database()), claim=None if to else claim, claim_known=not to)
+    done = {**DONE, "backupLocation": "s3://vault/team/a.b/db/nightly-1"} if to else DONE
+    chosen = BackupStore.model_validate(to) if to else None
+    return run, restores.decide(run, Backup.model_validate(backup(status=done)), chosen, facts, POLICY)
+
+
+def of_backup_verification(mode, claim=VAULT, to=None, **spec):
+    done = {**DONE, "backupLocation": "s3://vault/team/a.b/db/nightly-1"} if to else DONE
+    run = Backup.model_validate(backup(spec={"verification": {"mode": mode}, **spec}, status=done, uid=UID))
+    facts = Facts(NOW, Database.model_validate(database()), claim=None if to else claim, claim_known=not to)
+    return run, verification.decide(run, BackupStore.model_validate(to or store()), facts, POLICY)
 
 
 def of_verification(version=None, spec=None):
@@ -77,19 +136,62 @@ def of_verification(version=None, spec=None):
     return run, databases.decide(run, databases.DatabaseFacts(NOW, sts, frozenset({"db", "db-pods"})))
 
 
+def of_listing(to):
+    store = BackupStore.model_validate({**to, "spec": {**to["spec"], "discover": True}})
+    claim = VAULT if "pvc" in to["spec"] else None
+    return store, stores.decide(store, stores.StoreFacts(NOW, claim=claim, claim_known=True), POLICY)
+
+
+def of_check(**external):
+    spec = {**EXTERNAL, "external": EXTERNAL["external"] | external}
+    run = Database.model_validate(database(ready=False, spec=spec))
+    return run, externals.decide(run, databases.DatabaseFacts(NOW))
+
+
 CASES = {
     "backup": of_backup(),
     "backup-plain-shared-placed": of_backup({"format": "plain", **PLACED}, claim=SHARED),
     "backup-nasty-names": of_backup(db=database(spec=NASTY)),
+    "backup-compressed": of_backup({"compression": {"method": "zstd", "level": 19}}),
+    "backup-directory-globals": of_backup({"format": "directory", "jobs": 4, "includeGlobals": True}),
+    "backup-extra-args": of_backup({"extraArgs": ["--no-comments", "--no-tablespaces"]}),
+    "backup-partial-nasty-names": of_backup(PARTIAL, database(spec=NASTY)),
+    "backup-s3-partial-nasty-names": of_backup(PARTIAL, database(spec=NASTY), to=BUCKET),
+    "backup-s3": of_backup(to=BUCKET),
+    "backup-s3-globals": of_backup({"includeGlobals": True}, to=BUCKET),
+    "backup-s3-amazon-plain-placed": of_backup({"format": "plain", **PLACED}, to=AMAZON),
+    "backup-s3-nasty-names": of_backup(db=database(spec=NASTY), to=BUCKET),
     "read-manifest": of_reader(),
+    "delete": of_deletion(db=database(spec={"image": "postgres:16"})),
+    "delete-shared-placed-without-database": of_deletion(PLACED, claim=SHARED),
+    "delete-s3": of_deletion(to=BUCKET),
+    "delete-s3-amazon": of_deletion(to=AMAZON),
+    "read-manifest-s3": of_reader(BUCKET),
+    "backup-verified": of_backup({"verification": {"mode": "Restore"}}),
+    "verify-backup-list": of_backup_verification("List"),
+    "verify-backup-restore": of_backup_verification("Restore"),
+    "verify-backup-s3-list": of_backup_verification("List", to=AMAZON),
+    "verify-backup-s3-restore-placed": of_backup_verification("Restore", to=BUCKET, **PARTIAL, **PLACED),
     "restore-fail": of_restore("Fail"),
     "restore-clean": of_restore("Clean"),
     "restore-replace": of_restore("Replace"),
+    "restore-replace-jobs": of_restore("Replace", jobs=4),
     "restore-replace-nasty-names-placed": of_restore(
         "Replace", database(spec=NASTY), SHARED, keepPrevious=False, **PLACED
     ),
+    "restore-s3-fail": of_restore("Fail", to=AMAZON),
+    "restore-s3-replace-nasty-names-placed": of_restore("Replace", database(spec=NASTY), to=BUCKET, **PLACED),
+    "discover-volume": of_listing(store()),
+    "discover-bucket": of_listing(BUCKET),
     "verify-first": of_verification(),
     "verify-again": of_verification("17.6"),
+    "backup-external": of_backup(db=database(spec=EXTERNAL)),
+    "backup-s3-external": of_backup(db=database(spec=EXTERNAL), to=BUCKET),
+    "restore-external-fail": of_restore("Fail", database(spec=EXTERNAL)),
+    "restore-external-replace": of_restore("Replace", database(spec=EXTERNAL)),
+    "verify-external": of_check(),
+    "verify-external-without-authority": of_check(sslMode="require", caSecretRef=None),
+    "verify-external-require-with-authority": of_check(sslMode="require"),
     "verify-placed": of_verification(spec={k: v for k, v in PLACED.items() if k != "activeDeadlineSeconds"}),
 }
 each_case = pytest.mark.parametrize("case", CASES)
@@ -115,22 +217,36 @@ def environment(container):
     return {e["name"]: expanded(e["value"]) for e in container["env"] if "value" in e}
 
 
+def sidecar(container):
+    return container.get("restartPolicy") == "Always"
+
+
+def uploader(container):
+    """Whether it talks to an object store, if there is one."""
+    return container["image"] == names.UPLOADER_IMAGE
+
+
 def scripts_of(text):
     """Names of the files of ours that this text consists of, to the letter."""
-    files = {path.name: path.read_text() for path in TEMPLATES.glob("*.sh")}
-    for count in (2, 3):
-        for chosen in itertools.permutations(files, count):
-            if chosen[0] == "lib.sh" and text == "".join(files[name] for name in chosen):
-                return chosen
-    raise AssertionError(f"not lib.sh and scripts of ours: {text[:200]}")
+    chosen = []
+    while text:
+        found = [path for path in TEMPLATES.glob("*.sh") if text.startswith(path.read_text())]
+        assert len(found) == 1, f"no script of ours: {text[:200]}"
+        chosen.append(found[0].name)
+        text = text.removeprefix(found[0].read_text())
+    return chosen
 
 
 def summarised(job):
     """The Job with its scripts named instead of quoted."""
     for container in containers(job):
         shell, flag, text = container["command"]
-        assert (shell, flag) == ("bash", "-c")
-        container["command"] = [shell, flag, f"<{' + '.join(scripts_of(expanded(text)))}>"]
+        scripts = scripts_of(expanded(text))
+        # The uploader's image has no bash.
+        assert (shell, flag, scripts[0]) == (
+            ("sh", "-c", "sidecar.sh") if uploader(container) else ("bash", "-c", "lib.sh")
+        )
+        container["command"] = [shell, flag, f"<{' + '.join(scripts)}>"]
     return json.loads(json.dumps(job))  # no anchors
 
 
@@ -160,7 +276,7 @@ def test_pods_pass_restricted(case):
     """The profile's list: kubernetes.io/docs/concepts/security/pod-security-standards."""
     pod = render(case)["spec"]["template"]["spec"]
     assert not {"hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"} & pod.keys()
-    assert all(volume.keys() & {"emptyDir", "persistentVolumeClaim"} for volume in pod["volumes"])
+    assert all(volume.keys() & {"emptyDir", "persistentVolumeClaim", "secret"} for volume in pod["volumes"])
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["securityContext"]["runAsUser"] == 1001
@@ -183,14 +299,19 @@ def test_one_pod_once_and_not_for_ever(case):
     assert (spec["backoffLimit"], spec["podReplacementPolicy"]) == (0, "Failed")
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
     deadline = CASES[case][1].values["active_deadline_seconds"]
-    assert spec["activeDeadlineSeconds"] == deadline > 0
+    assert spec["template"]["spec"]["activeDeadlineSeconds"] == deadline > 0
+    # So long its pod may take to start: the kubelet is to end it, who keeps the log.
+    assert spec["activeDeadlineSeconds"] == deadline + (
+        600 if case.startswith(("backup", "restore", "verify-backup")) else 0
+    )
     assert not {"completions", "parallelism", "suspend", "manualSelector"} & spec.keys()
 
 
 def test_only_what_is_not_needed_for_an_account_is_deleted_after_a_while():
     assert render("backup")["spec"]["ttlSecondsAfterFinished"] == 604_800
     assert render("verify-first")["spec"]["ttlSecondsAfterFinished"] == 120
-    for case in ("restore-replace", "restore-fail", "read-manifest"):
+    assert render("backup-s3")["spec"]["ttlSecondsAfterFinished"] == 604_800
+    for case in ("restore-replace", "restore-fail", "restore-s3-fail", "read-manifest", "read-manifest-s3"):
         assert "ttlSecondsAfterFinished" not in render(case)["spec"]
 
 
@@ -214,7 +335,8 @@ def test_identity_is_set_in_code(case):
 def test_a_claim_that_is_not_shared_keeps_its_pods_together(case):
     """Rule 13. Jobs that mount a volume carry its label, so that the next pod and ReadWriteOncePod find them."""
     job, (_, action) = render(case), CASES[case]
-    mounted = [v["persistentVolumeClaim"] for v in job["spec"]["template"]["spec"]["volumes"] if "emptyDir" not in v]
+    volumes = job["spec"]["template"]["spec"]["volumes"]
+    mounted = [v["persistentVolumeClaim"] for v in volumes if "persistentVolumeClaim" in v]
     assert [claim["claimName"] for claim in mounted] == ([action.claim.name] if action.claim else [])
     label = job["metadata"]["labels"].get(names.LABEL_CLAIM)
     affinity = job["spec"]["template"]["spec"].get("affinity")
@@ -233,17 +355,56 @@ def test_nothing_of_the_outside_is_in_a_script(case):
     summarised(render(case))  # each command is a file of ours, to the letter
     for container in containers(render(case)):
         assert "args" not in container
-        assert not any("://" in value for value in environment(container).values())
+        urls = {name for name, value in environment(container).items() if "://" in value}
+        assert urls <= ({"STORE", "STORE_URL", "RCLONE_CONFIG_STORE_ENDPOINT"} if uploader(container) else set())
 
 
 @each_case
 def test_passwords_come_from_the_secret_only(case):
     for container in containers(render(case)):
         for variable in container["env"]:
-            secret = "PASSWORD" in variable["name"]
+            secret = any(word in variable["name"] for word in ("PASSWORD", "AWS_", "CA_CERT"))
             assert secret is ("secretKeyRef" in variable.get("valueFrom", {}))
-            if secret:
-                assert variable["valueFrom"]["secretKeyRef"]["name"] == "db-credentials"
+            if secret and not uploader(container):
+                wanted = "login" if "external" in case else "db-credentials"
+                assert variable["valueFrom"]["secretKeyRef"]["name"] == wanted
+
+
+@each_case
+def test_who_knows_the_database_does_not_know_the_store_and_the_other_way_round(case):
+    for container in containers(render(case)):
+        secrets = [e["valueFrom"]["secretKeyRef"] for e in container["env"] if "secretKeyRef" in e.get("valueFrom", {})]
+        if uploader(container):
+            assert {secret["name"] for secret in secrets} <= {"keys", "authority"}
+            assert not any(e["name"].startswith("PG") for e in container["env"])
+        else:
+            assert {secret["name"] for secret in secrets} <= {"login" if "external" in case else "db-credentials"}
+            assert not any(e["name"].startswith(("AWS_", "RCLONE_")) for e in container["env"])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "s3" in case and not case.startswith("delete")])
+def test_an_object_store_is_reached_by_one_sidecar_alone(case):
+    """Rule 6: who writes to the store is not who dumps, and no disk is between them."""
+    job = render(case)
+    pod = job["spec"]["template"]["spec"]
+    (beside,) = [c for c in pod["initContainers"] if sidecar(c)]
+    assert (beside, beside["image"]) == (pod["initContainers"][0], names.UPLOADER_IMAGE)
+    assert beside["name"] == ("upload" if case.startswith("backup") else "download")
+    store = CASES[case][1].values["store"]
+    env = {e["name"]: e.get("value", e.get("valueFrom", {}).get("secretKeyRef")) for e in beside["env"]}
+    assert env["RCLONE_CONFIG_STORE_REGION"] == store["region"]
+    assert env.get("RCLONE_CONFIG_STORE_ENDPOINT", "") == store["endpoint"]
+    if store["credentials_secret"]:
+        assert env["AWS_SECRET_ACCESS_KEY"] == {"name": "keys", "key": "AWS_SECRET_ACCESS_KEY"}
+        assert env["CA_CERT"] == {"name": "authority", "key": "ca.crt"}
+        assert "serviceAccountName" not in pod
+    else:
+        assert not [name for name in env if name.startswith("AWS_")]
+        assert pod["serviceAccountName"] == "backups"
+    disks = {v["name"]: v["emptyDir"] for v in pod["volumes"] if v["name"] != "ca"}
+    assert [name for name, disk in disks.items() if "sizeLimit" in disk] == ["stream"]
+    sharing = [{m["name"] for m in c["volumeMounts"]} for c in containers(job) if c is not beside]
+    assert all(mounts & {m["name"] for m in beside["volumeMounts"]} <= {"stream"} for mounts in sharing)
 
 
 def keys_of(container):
@@ -255,7 +416,7 @@ def test_what_executes_a_dump_is_not_the_superuser(case):
     """Rule 12; and it shares no writable volume with what has the superuser's password."""
     writable: dict[str, set[str]] = {}
     for container in containers(render(case)):
-        keys = keys_of(container)
+        keys = set() if sidecar(container) else keys_of(container)
         assert len(keys) <= 1
         assert (keys == {"password"}) is (container["name"] == "restore-load")
         for mount in container["volumeMounts"]:
@@ -263,11 +424,34 @@ def test_what_executes_a_dump_is_not_the_superuser(case):
                 writable.setdefault(mount["name"], set()).add(container["name"])
     assert all(users == {"restore-load"} for users in writable.values() if "restore-load" in users)
     assert "backups" not in writable
+    assert writable.get("stream", {"download"}) == {"download"}
 
 
-def test_a_dump_is_made_by_the_application_role():
-    assert [keys_of(c) for c in containers(render("backup"))] == [{"password"}]
-    assert [keys_of(c) for c in containers(render("read-manifest"))] == [set()]
+@each_case
+def test_what_logs_in_to_an_external_server_proves_it_first(case):
+    """And only that has the authority; nothing of its Secret but the certificate is mounted."""
+    for container in containers(render(case)):
+        env = environment(container)
+        external = "PGHOST" in env and "external" in case
+        without = case.endswith("without-authority")
+        proof = "verify-ca" if case.endswith("require-with-authority") else "verify-full"
+        assert env.get("PGSSLMODE") == (("require" if without else proof) if external else None)
+        mounts = [m for m in container["volumeMounts"] if m["name"] == "ca"]
+        if external and not without:
+            assert env["PGSSLROOTCERT"] == "/ca/ca.crt"
+            assert mounts == [{"name": "ca", "mountPath": "/ca", "readOnly": True}]
+        else:
+            assert "PGSSLROOTCERT" not in env
+            assert mounts == []
+    secrets = [v["secret"] for v in render(case)["spec"]["template"]["spec"]["volumes"] if "secret" in v]
+    projected = {"secretName": "authority", "optional": True, "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+    assert secrets == ([projected] if "external" in case and not case.endswith("without-authority") else [])
+
+
+@pytest.mark.parametrize("store", ["", "-s3"])
+def test_a_dump_is_made_by_the_application_role(store):
+    for case, keys in (("backup", {"password"}), ("read-manifest", set())):
+        assert [keys_of(c) for c in containers(render(case + store)) if not sidecar(c)] == [keys]
 
 
 def test_only_the_first_verification_has_the_superusers_password():
@@ -275,7 +459,7 @@ def test_only_the_first_verification_has_the_superusers_password():
     assert keys_of(containers(render("verify-again"))[0]) == {"password"}
 
 
-@pytest.mark.parametrize("case", ["backup-plain-shared-placed", "restore-replace-nasty-names-placed", "verify-placed"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.endswith("placed")])
 def test_pod_settings_arrive(case):
     job = render(case)
     pod = job["spec"]["template"]["spec"]
@@ -284,7 +468,7 @@ def test_pod_settings_arrive(case):
     assert all(c["resources"] == PLACED["resources"] for c in containers(job))
 
 
-@pytest.mark.parametrize("case", ["backup-nasty-names", "restore-replace-nasty-names-placed"])
+@pytest.mark.parametrize("case", [case for case in CASES if "nasty-names" in case])
 def test_names_that_look_like_yaml_or_like_variables_arrive_as_they_are(case):
     """A name such as $(PGPASSWORD) would otherwise become the password, and end up in the manifest."""
     job = render(case)
@@ -298,6 +482,7 @@ def test_names_that_look_like_yaml_or_like_variables_arrive_as_they_are(case):
         if container["name"] in ("restore-prepare", "restore-swap"):
             assert env["TARGET_DATABASE"] == NASTY["databaseName"]
             assert env["PGUSER"] == "postgres"
+        assert env.pop("FILE", "") in ("", "dump.pgdump", "dump-<expanded (POD_UID)>.pgdump")
         assert "<expanded" not in "".join(env.values())
 
 
@@ -396,6 +581,8 @@ def test_values_survive_verbatim(own, value):
 
 # what JSON can carry, and so what an API object can contain
 texts = st.text(st.characters(exclude_categories=("Cs",)))
+# YAML takes no key that is longer than 1024 characters as it is spelled; names are shorter
+keys = st.text(st.characters(exclude_categories=("Cs",)), max_size=63)
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +592,7 @@ def good(tmp_path_factory):
     return Renderer(directory, 1001, 1002)
 
 
-@given(value=st.one_of(texts, st.lists(texts), st.dictionaries(texts, texts), st.integers(), st.booleans()))
+@given(value=st.one_of(texts, st.lists(texts), st.dictionaries(keys, texts), st.integers(), st.booleans()))
 def test_any_value_survives_verbatim(good, value):
     (env,) = good.job(OWNER, action(value=value))["spec"]["template"]["spec"]["containers"][0]["env"]
     assert env == {"name": "VALUE", "value": value}
@@ -449,6 +636,17 @@ def changed(old, new):
         pytest.param(changed("restartPolicy: Never", "restartPolicy: OnFailure"), id="restarts"),
         pytest.param(changed("  backoffLimit: 0\n", "  backoffLimit: 0\n  parallelism: 2\n"), id="two-pods"),
         pytest.param(changed("  backoffLimit: 0\n", "  backoffLimit: 0\n  completions: 2\n"), id="two-completions"),
+        *(
+            pytest.param(changed(f"name: {name}", f"name: {name}\n          {field}"), id=f"{name}-{field}")
+            for name, field in [
+                ("first", "restartPolicy: Never"),
+                ("first", "restartPolicy: OnFailure"),
+                ("first", "restartPolicyRules: []"),
+                ("main", "restartPolicy: Always"),
+                ("main", "restartPolicy: OnFailure"),
+                ("main", "restartPolicyRules: [{action: Restart}]"),
+            ]
+        ),
         pytest.param(changed("image: busybox", "image: 2026-01-01"), id="a-date"),
         pytest.param(changed("image: busybox", "image: !!python/object:os.system {}"), id="an-object"),
         pytest.param(GOOD + "            - &a [*a]\n", id="an-endless-list"),
@@ -465,6 +663,7 @@ def changed(old, new):
                 "hostNetwork": "true",
                 "hostPID": "true",
                 "hostIPC": "true",
+                "shareProcessNamespace": "true",
                 "serviceAccountName": "admin",
                 "serviceAccount": "admin",
                 "nodeName": "control-plane",
@@ -475,6 +674,21 @@ def changed(old, new):
 def test_mistakes_of_a_template_are_told_by_its_name(own, text):
     with pytest.raises(TemplateInvalid, match=r"Template t\.yaml\.j2"):
         own(text).job(OWNER, action())
+
+
+def test_a_sidecar_may_start_again_and_is_as_harmless_as_the_others(own):
+    job = own(changed("- name: first", "- name: first\n          restartPolicy: Always")).job(OWNER, action())
+    kubernetes_validate.validate(job, KUBERNETES, strict=True)
+    sidecar, main = containers(job)
+    assert (sidecar["restartPolicy"], "restartPolicy" in main) == ("Always", False)
+    assert sidecar["securityContext"] == main["securityContext"]
+    assert sidecar["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_service_account_is_set_in_code_and_has_no_token(own):
+    pod = own(GOOD).job(OWNER, action(service_account="writer"))["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("writer", False)
+    assert "serviceAccountName" not in own(GOOD).job(OWNER, action())["spec"]["template"]["spec"]
 
 
 def test_a_missing_template_is_told_by_its_name(tmp_path):

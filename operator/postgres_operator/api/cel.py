@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pydantic import GetJsonSchemaHandler
+from pydantic import BaseModel, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -51,6 +51,12 @@ def immutable(message: str) -> Rule:
     The API server skips a transition rule when the field comes or goes: `same` is for those.
     """
     return Rule("self == oldSelf", message, reason="FieldValueForbidden")
+
+
+def immutable_but(model: type[BaseModel], changing: str, message: str) -> Rule:
+    """All fields of the model keep their first value, except for that one."""
+    kept = (info.alias or name for name, info in model.model_fields.items() if name != changing)
+    return Rule(" && ".join(map(same, kept)), message, reason="FieldValueForbidden")
 
 
 def same(field: str, parent: str = "") -> str:

@@ -81,7 +81,8 @@ class JobSettings(PodSettings):
     """How long a Job may take."""
 
     active_deadline_seconds: Annotated[int, Field(ge=10, le=30 * 86400)] = Field(
-        86400, description="The Job is ended and failed (DeadlineExceeded) after this time."
+        86400,
+        description="The Job's pod is ended, and the Job failed (DeadlineExceeded), so long after the pod's start.",
     )
     start_deadline_seconds: Annotated[int, Field(ge=10, le=86400)] = Field(
         600,
@@ -128,6 +129,7 @@ class Meta(ApiModel):
     resource_version: str = ""
     creation_timestamp: Time = datetime.fromtimestamp(0, UTC)
     deletion_timestamp: Time | None = None
+    finalizers: tuple[str, ...] = ()
 
 
 class Resource(ApiModel):

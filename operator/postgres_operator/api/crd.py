@@ -16,6 +16,7 @@ from .cel import VALIDATIONS, Rule
 from .common import Resource
 from .database import Database
 from .restore import Restore
+from .schedule import ScheduledBackup
 from .store import BackupStore
 
 Schema = dict[str, Any]
@@ -82,6 +83,7 @@ KINDS = (
         _DATABASE,
         Column("Size", ".status.sizeBytes", "integer"),
         _REASON,
+        Column("Verified", '.status.conditions[?(@.type=="Verified")].status', wide=True),
         Column("Location", ".status.backupLocation", wide=True),
         *_RUN_DETAILS,
         _AGE,
@@ -98,6 +100,21 @@ KINDS = (
     )),
     Kind(BackupStore, "backupstores", "pgstore", (
         Column("Claim", ".spec.pvc.claimName"),
+        Column("Bucket", ".spec.s3.bucket"),
+        Column("Backups", ".status.backupCount", "integer"),
+        Column("Prefix", ".spec.s3.prefix", wide=True),
+        Column("Endpoint", ".spec.s3.endpoint", wide=True),
+        _AGE,
+    )),
+    Kind(ScheduledBackup, "scheduledbackups", "pgsched", (
+        Column("Schedule", ".spec.schedule"),
+        Column("Suspend", ".spec.suspend", "boolean"),
+        Column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
+        Column("Last Schedule", ".status.lastScheduleTime", "date"),
+        Column("Next", ".status.nextScheduleTime"),  # as a date, what is to come would read "<invalid>"
+        Column("Database", ".spec.template.spec.databaseRef.name", wide=True),
+        Column("Time Zone", ".spec.timeZone", wide=True),
+        Column("Last Success", ".status.lastSuccessfulTime", "date", wide=True),
         _AGE,
     )),
 )  # fmt: skip

@@ -4,22 +4,22 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from .backup import RunStatus, terminal_rules
+from .backup import Jobs, RunStatus, terminal_rules
 from .cel import Rule, immutable, rules
 from .common import SUBDOMAIN, ApiModel, JobSettings, Reference, Resource, Time, Version
+from .store import BUCKET, SEGMENT
 
 Mode = Literal["Fail", "Replace", "Clean"]
 
 
-# What names.pvc_location makes. No segment may lead out of the volume, hide, or look like an option.
-_SEGMENT = "/[A-Za-z0-9_][A-Za-z0-9._-]*"
+# What names.location makes.
 Location = Annotated[
     str,
     Field(min_length=1, max_length=1024),
     Rule(
-        f"self.matches(r'^pvc://{SUBDOMAIN}({_SEGMENT})+$') && !self.contains('..')",
-        "write the backupLocation of a Backup, pvc://<claim>/<path>, without '..', without empty segments "
-        "and without segments that start with '.' or '-'",
+        f"self.matches(r'^(pvc://{SUBDOMAIN}|s3://{BUCKET})(/{SEGMENT})+$') && !self.contains('..')",
+        "write the backupLocation of a Backup, pvc://<claim>/<path> or s3://<bucket>/<path>, without '..', without "
+        "empty segments and without segments that start with '.' or '-'",
     ),
 ]
 
@@ -31,27 +31,36 @@ class RestoreSpec(JobSettings):
         json_schema_extra=rules(
             Rule("has(self.backupRef) != has(self.location)", "write exactly one of backupRef and location"),
             Rule(
-                "!has(self.storeRef) || has(self.location)",
-                "leave out storeRef: it says where location lies, and a backupRef knows its store",
-                ".storeRef",
-                "FieldValueForbidden",
+                "self.jobs == 1 || self.mode == 'Replace'",
+                "write mode: Replace, or leave out jobs: the other modes load the backup in one transaction",
+                ".jobs",
             ),
         )
     )
 
     database_ref: Reference = Field(description="The Database to restore into.")
-    backup_ref: Reference | None = Field(None, description="A Backup in this namespace. Either this or `location`.")
+    backup_ref: Reference | None = Field(
+        None,
+        description="A Backup in this namespace, or, with `storeRef`, in that store. Either this or `location`.",
+    )
     location: Location | None = Field(
         None,
         description="A `backupLocation`, also of a Backup object that is gone. Either this or `backupRef`.",
     )
     store_ref: Reference | None = Field(
-        None, description="The BackupStore that `location` lies in; the default store otherwise."
+        None,
+        description="The BackupStore that `location` lies in; the default store otherwise. With `backupRef`: the name "
+        "is looked up in the list of that BackupStore, which needs `discover`; the newest one is restored.",
     )
     mode: Mode = Field(
         "Fail",
         description="`Fail` refuses a target that is not empty, `Replace` swaps in a fresh database, "
         "`Clean` empties the target first.",
+    )
+    jobs: Jobs = Field(
+        1,
+        description="With `Replace`, and a backup of format `custom` or `directory` in a volume: how many tables are "
+        "loaded at once.",
     )
     keep_previous: bool = Field(True, description="With `Replace`: keep the old database as `<name>_before_<uid8>`.")
 
@@ -84,4 +93,5 @@ class RestoreResult(ApiModel):
     tool_version: Version
     previous_database: str | None = None
     already_restored: bool = False
+    globals: str | None = None
     warning: str | None = None

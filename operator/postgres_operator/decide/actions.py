@@ -35,6 +35,9 @@ class Fact(Enum):
     CLAIM = "the volume claim"
     SERVER_PODS = "the pods of the database server"
     READER_PODS = "the pods of the Job that reads the manifest"
+    OWN_JOBS = "all Jobs of the Backup as the API server has them now"
+    OWN_PODS = "the pods of all Jobs of the Backup"
+    NAMESPACE = "whether the namespace is being deleted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,16 @@ class CreateJob:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     claim: Claim | None = None  # decides where the pod may run
+    service_account: str = ""  # the namespace's default one otherwise
+    start_seconds: int = 0  # that its pod may take to start; its own deadline begins then
     then: SetStatus | Nothing = Nothing()
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Do this, and look again when a slot is free and all that are ahead have one."""
+
+    then: SetStatus | Nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,4 +133,53 @@ class UpdateServer:
     then: SetStatus
 
 
-Action = Nothing | Ask | SetStatus | CreateJob | DeleteJob | CreateClaim | Provision | UpdateServer
+@dataclass(frozen=True, slots=True)
+class CreateBackup:
+    """Create the Backup of a slot, then set the status.
+
+    A Backup of that name that the same schedule has made is as good as a new one.
+    """
+
+    body: Body
+    then: SetStatus
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteBackup:
+    """Delete exactly this version of a Backup and look again after so many seconds.
+
+    `change` is made before, if it is not empty: by it the artifact goes, too.
+    """
+
+    name: str
+    uid: str
+    resource_version: str
+    why: str
+    required: bool  # before anything else can be done
+    after: float | None
+    change: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SetFinalizer:
+    """Hold a Backup until its artifact is deleted, or let it go, and look again."""
+
+    held: bool
+    why: str
+    orphaned: bool = False  # somebody may want to look after the artifact, for we cannot
+
+
+Action = (
+    Nothing
+    | Ask
+    | SetStatus
+    | CreateJob
+    | Queue
+    | DeleteJob
+    | CreateClaim
+    | Provision
+    | UpdateServer
+    | CreateBackup
+    | DeleteBackup
+    | SetFinalizer
+)

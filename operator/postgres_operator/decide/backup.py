@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from postgres_operator import names
-from postgres_operator.api.backup import Backup, Manifest
+from postgres_operator.api.backup import Backup, BackupSpec, Manifest
 from postgres_operator.api.database import Database
 from postgres_operator.api.store import BackupStore
 
+from . import place as places
 from .actions import Action, Ask, Body, Claim, CreateClaim, CreateJob, Fact, Nothing, SetStatus
 from .conditions import timestamp
 from .jobs import Job, Problem, failure, result, wrong_fields
@@ -20,6 +21,7 @@ from .run import (
     Broken,
     Done,
     Facts,
+    Policy,
     completed,
     failed,
     follow,
@@ -43,14 +45,6 @@ class Reader:
     pods: Sequence[Body] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the operator's settings say about backups."""
-
-    claim_spec: Mapping[str, Any]  # of the claim that is made where a namespace has no store
-    ttl_seconds: int | None = None  # after which the API server deletes a finished Job
-
-
 def decide(backup: Backup, store: BackupStore | None, facts: Facts, reader: Reader, policy: Policy) -> Action:
     """The next step of a Backup.
 
@@ -67,7 +61,10 @@ def decide(backup: Backup, store: BackupStore | None, facts: Facts, reader: Read
         case Broken(problem):
             return failed(backup, facts.now, problem)
         case Done(report):
-            return _finish(backup, report, facts, reader)
+            found = _recover(backup, store, facts, reader, policy) if report is None else report
+            if isinstance(found, Problem):
+                return failed(backup, facts.now, found)
+            return _finish(backup, found, facts) if isinstance(found, Mapping) else found
         case action:
             return action
 
@@ -79,21 +76,27 @@ def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
     ref, meta = backup.spec.store_ref, backup.metadata
     if ref and store is None:
         return pending(backup, facts.now, "StoreNotFound", f'BackupStore "{ref.name}" does not exist; waiting for it.')
-    if not facts.claim_known:
+    place = places.inside(store, names.artifact_path(database.metadata.name, meta.name, meta.uid))
+    if backup.spec.format == "directory" and store and not place.claim:
+        message = (
+            f'BackupStore "{store.metadata.name}" takes a dump as one stream, and format directory has many files: '
+            "create a new Backup with format custom, or into a volume."
+        )
+        return failed(backup, facts.now, Problem("FormatUnsupported", message))
+    if place.claim and not facts.claim_known:
         return Ask(Fact.CLAIM)
-    claim = facts.claim
-    if claim is None:
+    if place.claim and facts.claim is None:
         if store is None:
             return CreateClaim(_default_claim(meta.namespace, policy.claim_spec))
-        missing = f'PersistentVolumeClaim "{claim_name(store)}" of BackupStore "{store.metadata.name}"'
+        missing = f'PersistentVolumeClaim "{place.claim}" of BackupStore "{store.metadata.name}"'
         message = f"{missing} does not exist; waiting for it."
         return pending(backup, facts.now, "ClaimNotFound", message, RETRY_CLAIM)
     if waiting := slot(backup, facts):
         return waiting
     name = names.job_name("Backup", meta.name, meta.uid)
-    path = names.artifact_path(database.metadata.name, meta.name, meta.uid)
     source = json.dumps(
         {
+            **({"partial": True} if backup.spec.partial else {}),  # first: restore-check.sh looks for it there
             "namespace": meta.namespace,
             "database": database.metadata.name,
             "databaseName": database.spec.database_name,
@@ -105,21 +108,35 @@ def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
         name=name,
         template="backup.yaml.j2",
         values={
-            **job_values(backup.spec, database, claim.name, path),
+            **job_values(backup.spec, database, place, policy),
             "format": backup.spec.format,
+            "jobs": backup.spec.jobs,
+            "include_globals": backup.spec.include_globals,
+            "compression": str(backup.spec.compression or ""),
+            "selection": selection(backup.spec),
+            "verification": backup.spec.verification.mode,
+            "extra_args": " ".join(backup.spec.extra_args),
             "source": source,
             "ttl_seconds_after_finished": policy.ttl_seconds,
         },
-        labels=start_labels(backup, claim),
-        annotations={names.ANNOTATION_LOCATION: names.pvc_location(claim.name, path)},
-        claim=claim,
+        labels=start_labels(backup),
+        annotations=place.annotations,
+        claim=facts.claim,
+        service_account=place.service_account,
+        start_seconds=backup.spec.start_deadline_seconds,
         then=SetStatus(runs(backup, name, facts.now)),
     )
 
 
-def claim_name(store: BackupStore | None) -> str:
-    """The claim that backups of this store go to."""
-    return store.spec.pvc.claim_name if store else names.DEFAULT_CLAIM
+def selection(spec: BackupSpec) -> str:
+    """A line for each object to select: option of pg_dump, schema and, for tables, name, with tabs between them."""
+    lines = [
+        *(["schema", name] for name in spec.schemas),
+        *(["exclude-schema", name] for name in spec.exclude_schemas),
+        *(["table", table.schema_name, table.name] for table in spec.tables),
+        *(["exclude-table", table.schema_name, table.name] for table in spec.exclude_tables),
+    ]
+    return "\n".join("\t".join(line) for line in lines)
 
 
 def _default_claim(namespace: str, spec: Mapping[str, Any]) -> Body:
@@ -136,26 +153,24 @@ def _default_claim(namespace: str, spec: Mapping[str, Any]) -> Body:
     }
 
 
-def _finish(backup: Backup, report: Mapping[str, Any] | None, facts: Facts, reader: Reader) -> Action:
+def _finish(backup: Backup, report: Mapping[str, Any], facts: Facts) -> Action:
     """Complete only on a report that names the artifact which this Backup was to write."""
     assert facts.job is not None  # follow() said Done
     location = facts.job.location
-    if report is None:
-        found = _recover(backup, facts.job, reader, facts)
-        if not isinstance(found, dict):
-            return failed(backup, facts.now, found) if isinstance(found, Problem) else found
-        report = found
     try:
         manifest = Manifest.model_validate(report)
     except ValidationError as error:
         why = wrong_fields(error)
         problem = Problem("ResultInvalid", f"Job {facts.job.name} ended well, but its report is not valid: {why}")
         return failed(backup, facts.now, problem)
-    if names.split_location(location)[1] != manifest.location or manifest.format != backup.spec.format:
+    if manifest.location != facts.job.path or manifest.format != backup.spec.format:
         problem = Problem(
             "ResultInvalid",
             f"Job {facts.job.name} reports {manifest.location}, which is not what {location} asked for.",
         )
+        return failed(backup, facts.now, problem)
+    if backup.spec.include_globals and manifest.globals is None:
+        problem = Problem("ResultInvalid", f"Job {facts.job.name} reports a dump without the roles of the server.")
         return failed(backup, facts.now, problem)
     extra = {
         "backupLocation": location,
@@ -165,29 +180,38 @@ def _finish(backup: Backup, report: Mapping[str, Any] | None, facts: Facts, read
         "serverVersion": manifest.server_version,
         "toolVersion": manifest.tool_version,
     }
-    return completed(backup, facts.now, f"{manifest.size_bytes} bytes are in {location}.", extra)
+    message = f"{manifest.size_bytes} bytes are in {location}."
+    if manifest.globals:
+        message += f" The roles of the server are in {manifest.globals.file} there."
+    if not backup.spec.partial:
+        return completed(backup, facts.now, message, extra)
+    message += " They are a part of the database only: what spec leaves out cannot be restored from them."
+    return completed(backup, facts.now, message, extra, "CompletedInPart")
 
 
-def _recover(backup: Backup, job: Job, reader: Reader, facts: Facts) -> dict[str, Any] | Problem | Action:
+def _recover(
+    backup: Backup, store: BackupStore | None, facts: Facts, reader: Reader, policy: Policy
+) -> Mapping[str, Any] | Problem | Action:
     """The pod was gone before its report was read: a second Job reads the manifest."""
+    job = facts.job
+    assert job is not None  # follow() said Done
     if reader.job is None:
-        claim, path = names.split_location(job.location)
-        if facts.database is None:
-            return Problem(
-                "ResultLost",
-                f"The pod of Job {job.name} is gone, and so is the Database whose image reads {path}.",
-            )
-        values = job_values(backup.spec, facts.database, claim, path)
+        place = places.known(job.location, store)
+        if facts.database is None or place is None:
+            needed = "Database whose image reads" if facts.database is None else "BackupStore that holds"
+            message = f"The pod of Job {job.name} is gone, and so is the {needed} {job.location}."
+            return Problem("ResultLost", message)
         return CreateJob(
             name=names.job_name("Reader", backup.metadata.name, backup.metadata.uid),
             template="read-manifest.yaml.j2",
             values={
-                **values,
+                **job_values(backup.spec, facts.database, place, policy),
                 "active_deadline_seconds": _READER_DEADLINE_SECONDS,
                 "ttl_seconds_after_finished": None,
             },
-            annotations={names.ANNOTATION_LOCATION: job.location},
-            claim=Claim(claim),
+            annotations=place.annotations,
+            claim=Claim(place.claim) if place.claim else None,
+            service_account=place.service_account,
         )
     if not reader.job.finished:
         return Nothing()

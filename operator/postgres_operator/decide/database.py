@@ -1,4 +1,4 @@
-"""Database: what to do next."""
+"""Database whose server is ours: what to do next. `external` is for the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from postgres_operator import names
 from postgres_operator.api.common import dump
-from postgres_operator.api.database import Database, DatabasePhase, VerifyResult
+from postgres_operator.api.database import Database, DatabasePhase, DatabaseStatus, VerifyResult
 
 from . import server
 from .actions import Action, Ask, Body, CreateJob, Event, Fact, Nothing, Provision, SetStatus, UpdateServer
 from .conditions import condition, find, same
 from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, result
-from .run import pod_values
+from .run import connection, pod_values
 
 _VERIFY_DEADLINE_SECONDS = 120
 # A failed verification is repeated when its Job is gone: this is the interval, and for how long its log is kept.
@@ -35,6 +35,7 @@ class DatabaseFacts:
     claim: Body | None = None  # of the data volume
     claim_known: bool = False
     job: Job | None = None  # the verification of what runs now
+    checks: Sequence[Job] = ()  # of an external server: all Jobs of this Database
     pods: Sequence[Body] | None = None  # of the Job
     server_pods: Sequence[Body] | None = None
     refusals: Sequence[Body] | None = None
@@ -62,8 +63,8 @@ def decide(database: Database, facts: DatabaseFacts) -> Action:
     if database.deleted:
         return Nothing()
     if facts.server is None:
-        problem = _refused(database)
-        return _failed(database, facts, problem) if problem else _provision(database, facts)
+        problem = unsupported(database)
+        return failed_status(database, facts, problem) if problem else _provision(database, facts)
     if not _ours(database, facts.server):
         if any(r["kind"] == "Database" for r in facts.server["metadata"].get("ownerReferences", [])):
             return Nothing(_GONE_RETRY_SECONDS)  # of a deleted Database of this name: about to be collected
@@ -76,7 +77,7 @@ def decide(database: Database, facts: DatabaseFacts) -> Action:
     wanted = server.stateful_set(database, uid)
     if _applied(wanted) != _applied(facts.server):
         updating = Problem("Updating", "The server is being updated.")
-        return UpdateServer(server.updated(facts.server, wanted), _status(database, facts, "Updating", updating))
+        return UpdateServer(server.updated(facts.server, wanted), phase_status(database, facts, "Updating", updating))
     if waiting := _not_ready(database, facts):
         return waiting
     return _verify(database, facts)
@@ -84,11 +85,11 @@ def decide(database: Database, facts: DatabaseFacts) -> Action:
 
 def refused(database: Database, now: datetime, problem: Problem) -> Action:
     """What cannot be done for this Database, as its status; tried again after a while."""
-    action = _failed(database, DatabaseFacts(now), problem)
-    return replace(action, after=_REFUSED_RETRY_SECONDS) if isinstance(action, SetStatus | Nothing) else action
+    return replace(failed_status(database, DatabaseFacts(now), problem), after=_REFUSED_RETRY_SECONDS)
 
 
-def _refused(database: Database) -> Problem | None:
+def unsupported(database: Database) -> Problem | None:
+    """What the spec asks for and cannot be had."""
     spec = database.spec
     if spec.replicas > 1:
         return Problem(
@@ -113,13 +114,13 @@ def _applied(body: Body) -> str | None:
 def _provision(database: Database, facts: DatabaseFacts) -> Action:
     if database.status.phase is None:
         waiting = Problem("Provisioning", "The server is about to be created.")
-        return _status(database, facts, "Pending", waiting, after=0)
+        return phase_status(database, facts, "Pending", waiting, after=0)
     if not facts.claim_known:
         return Ask(Fact.CLAIM)
     claim_meta = (facts.claim or {}).get("metadata", {})
     if "deletionTimestamp" in claim_meta or "ownerReferences" in claim_meta:
         going = Problem("VolumeTerminating", f"Claim {claim_meta['name']} of a deleted server is about to go; waiting.")
-        return _unless_same(database, _status(database, facts, "Pending", going, after=_GONE_RETRY_SECONDS))
+        return unless_same(database, phase_status(database, facts, "Pending", going, after=_GONE_RETRY_SECONDS))
     made_for = claim_meta.get("annotations", {}).get(names.ANNOTATION_CREATED_FOR)
     # A volume that another Database has filled only opens with the passwords that it was filled with.
     fresh = facts.claim is None or made_for == database.metadata.uid
@@ -128,7 +129,7 @@ def _provision(database: Database, facts: DatabaseFacts) -> Action:
         secret=fresh and database.status.secret_name is None,
         services=server.services(database),
         server=server.stateful_set(database, server.data_uid(database, facts.claim)),
-        then=_status(database, facts, "Provisioning", Problem("Provisioning", "The server is being created.")),
+        then=phase_status(database, facts, "Provisioning", Problem("Provisioning", "The server is being created.")),
     )
 
 
@@ -152,14 +153,14 @@ def _not_ready(database: Database, facts: DatabaseFacts) -> Action | None:
             return Ask(Fact.SERVER_PODS)
         problem = obstacle(facts.server_pods) or problem
     phase: DatabasePhase = "Failed" if problem.reason == "CredentialsLost" else "Verifying"
-    return _unless_same(database, _status(database, facts, phase, problem, after=_NOT_READY_RETRY_SECONDS))
+    return unless_same(database, phase_status(database, facts, phase, problem, after=_NOT_READY_RETRY_SECONDS))
 
 
 def _verify(database: Database, facts: DatabaseFacts) -> Action:
     assert facts.server is not None
     hash_, job = verification(database, facts.server), facts.job
     if database.status.verified == hash_ and (job is None or job.complete):
-        return _ready(database, facts, hash_, database.status.server_version)
+        return ready_status(database, facts, hash_, database.status)
     if job is None:
         return CreateJob(
             name=verify_job_name(database, facts.server),
@@ -180,7 +181,7 @@ def _verify(database: Database, facts: DatabaseFacts) -> Action:
         if facts.refusals is None:
             return Ask(Fact.REFUSALS)
         if problem := refusal(job, facts.refusals):
-            return _failed(database, facts, problem)
+            return failed_status(database, facts, problem)
     return Nothing(next_look(age, (*LOOK_AT, _VERIFY_DEADLINE_SECONDS)))
 
 
@@ -191,53 +192,65 @@ def _verified(database: Database, facts: DatabaseFacts, job: Job, hash_: str) ->
         return Ask(Fact.REFUSALS)
     if job.failed:
         problem = refusal(job, facts.refusals or ()) or failure(job, facts.pods, "VerificationFailed")
-        return _failed(database, facts, problem)
+        return failed_status(database, facts, problem)
     try:
-        version = VerifyResult.model_validate(result(facts.pods)).server_version
+        versions = VerifyResult.model_validate(result(facts.pods))
     except ValidationError:
         problem = Problem("ResultLost", f"Job {job.name} left no report; it is repeated when the Job is gone.")
-        return _failed(database, facts, problem)
-    return _ready(database, facts, hash_, version)
+        return failed_status(database, facts, problem)
+    return ready_status(database, facts, hash_, versions)
 
 
 def _verifying(database: Database, facts: DatabaseFacts, problem: Problem) -> SetStatus | Nothing:
     # A verification that is repeated after a failure leaves the failure visible until it succeeds.
     if database.status.phase == "Failed":
         return Nothing()
-    return _status(database, facts, "Verifying", problem)
+    return phase_status(database, facts, "Verifying", problem)
 
 
-def _ready(database: Database, facts: DatabaseFacts, verified: str, version: str | None) -> Action:
+def ready_status(
+    database: Database, facts: DatabaseFacts, verified: str, versions: VerifyResult | DatabaseStatus
+) -> SetStatus | Nothing:
+    """The role could log in to the server that `verified` stands for."""
     endpoint = _endpoint(database)
     message = f"Database is ready at {endpoint}"
     event = None if database.status.phase == "Ready" else Event("Normal", "DatabaseReady", message)
     # A server that runs goes on running when its spec asks for what we refuse, and says so.
-    status = _body(database, facts, "Ready", True, _refused(database) or Problem("Ready", message))
-    status |= {"verified": verified, "serverVersion": version}
-    return _unless_same(database, SetStatus(status, event))
+    status = _body(database, facts, "Ready", True, unsupported(database) or Problem("Ready", message))
+    status |= {
+        "verified": verified,
+        "serverVersion": versions.server_version,
+        "toolVersion": versions.tool_version,
+    }
+    return unless_same(database, SetStatus(status, event))
 
 
-def _failed(database: Database, facts: DatabaseFacts, problem: Problem) -> Action:
+def failed_status(
+    database: Database, facts: DatabaseFacts, problem: Problem, versions: VerifyResult | None = None
+) -> SetStatus | Nothing:
+    """The Database cannot be used, whatever it was before; `versions` where they are known anew."""
     before = find(database.status.conditions, "Ready")
     event = Event("Warning", problem.reason, problem.message)
     known = before is not None and before.reason == problem.reason
-    status = _body(database, facts, "Failed", False, problem)
-    return _unless_same(database, SetStatus(status, None if known else event))
+    status = _body(database, facts, "Failed", False, problem) | (dump(versions) if versions else {})
+    return unless_same(database, SetStatus(status, None if known else event))
 
 
-def _status(
+def phase_status(
     database: Database,
     facts: DatabaseFacts,
     phase: DatabasePhase,
     problem: Problem,
     after: float | None = None,
 ) -> SetStatus:
+    """On the way; not Ready."""
     return SetStatus(_body(database, facts, phase, False, problem), after=after)
 
 
 def _endpoint(database: Database) -> str:
-    meta = database.metadata
-    return f"{names.host(meta.name, meta.namespace)}:{names.POSTGRES_PORT}"
+    server = connection(database)
+    host = f"[{server['host']}]" if ":" in server["host"] else server["host"]
+    return f"{host}:{server['port']}"
 
 
 def _body(
@@ -264,15 +277,16 @@ def _body(
             condition(before, "Progressing", progressing, problem.reason, problem.message, facts.now, generation),
         ],
     }
-    if phase == "Provisioning" or (facts.server is not None and _ours(database, facts.server)):
-        status["secretName"] = names.credentials(database.metadata.name)
+    external = database.spec.external is not None
+    if external or phase == "Provisioning" or (facts.server is not None and _ours(database, facts.server)):
+        status["secretName"] = connection(database)["secret_name"]
     return status
 
 
-def _unless_same(database: Database, action: SetStatus) -> Action:
+def unless_same(database: Database, action: SetStatus) -> SetStatus | Nothing:
+    """The action, or nothing where it would write what is there already."""
     before, status = dump(database.status), action.status
-    fields = ("phase", "ready", "endpoint", "serverVersion", "verified", "observedGeneration", "secretName")
-    unchanged = all(before.get(f) == status.get(f) for f in fields)
+    unchanged = all(before.get(f) == status.get(f) for f in (before.keys() | status.keys()) - {"conditions"})
     if unchanged and same(database.status.conditions, status["conditions"]):
         return Nothing(action.after)
     return action

@@ -7,7 +7,7 @@ are set while pods may still run.
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from .actions import Body
 LOOK_AT = (10, 25, 50)
 
 _REASON = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
+_OUT_OF_MEMORY = "was killed for using more memory than its limit: raise spec.resources.limits.memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Job:
     owner_uid: str
     created: datetime
     location: str = ""  # URL of the artifact that it writes or reads
+    path: str = ""  # the same, inside its store
+    verifies: str = ""  # hash of the external server or the store that it looks at
     deleting: bool = False
     complete: bool = False
     failed: tuple[str, str] | None = None  # reason and message of the condition
@@ -39,6 +42,7 @@ class Job:
     ready: int = 0
     ending: bool = False  # a pod of it has ended, but the Job has no terminal condition yet
     resource_version: str = ""
+    failed_at: datetime | None = None
 
     @property
     def finished(self) -> bool:
@@ -51,6 +55,8 @@ def read_job(body: Body | None) -> Job | None:
     if body is None:
         return None
     meta, status = body["metadata"], body.get("status", {})
+    annotations = meta.get("annotations", {})
+    location = annotations.get(names.ANNOTATION_LOCATION, "")
     conditions = {c["type"]: c for c in status.get("conditions", []) if c["status"] == "True"}
     failed = conditions.get("Failed")
     return Job(
@@ -58,7 +64,10 @@ def read_job(body: Body | None) -> Job | None:
         uid=meta["uid"],
         owner_uid=next((r["uid"] for r in meta.get("ownerReferences", []) if r.get("controller")), ""),
         created=datetime.fromisoformat(meta["creationTimestamp"]),
-        location=meta.get("annotations", {}).get(names.ANNOTATION_LOCATION, ""),
+        location=location,
+        # a Job that began before there were buckets does not say it
+        path=annotations.get(names.ANNOTATION_PATH) or names.path_in(names.volume(names.volume_of(location)), location),
+        verifies=annotations.get(names.ANNOTATION_VERIFIES, ""),
         deleting="deletionTimestamp" in meta,
         complete="Complete" in conditions,
         failed=(failed.get("reason", ""), failed.get("message", "")) if failed else None,
@@ -70,7 +79,14 @@ def read_job(body: Body | None) -> Job | None:
             or any(status.get("uncountedTerminatedPods", {}).values())
         ),
         resource_version=meta.get("resourceVersion", ""),
+        failed_at=datetime.fromisoformat(since) if (since := (failed or {}).get("lastTransitionTime")) else None,
     )
+
+
+def ended(body: Body) -> bool:
+    """Whether an API object is a Job of which no pod runs or will run."""
+    conditions = body.get("status", {}).get("conditions", [])
+    return any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +120,7 @@ def read_report(text: str) -> Report | None:
 
 def reported(pods: Sequence[Body]) -> Report | None:
     """The first report of a pod that did not end well: a problem, or a result that it was past already."""
-    states = [c.get("state", {}) for p in pods for c in _containers(p)]
+    states = [c.get("state", {}) for p in pods for c in _steps(p)]
     reports = [read_report(state.get("terminated", {}).get("message", "")) for state in states]
     return next((report for report in reports if report), None)
 
@@ -119,6 +135,16 @@ def _containers(pod: Body) -> list[Body]:
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
 
+def _steps(pod: Body) -> list[Body]:
+    """The containers that do the work, without sidecars: those run from the beginning, and end by a signal."""
+    return [c for c in _containers(pod) if c["name"] not in _sidecars(pod)]
+
+
+def _sidecars(pod: Body) -> set[str]:
+    inits = pod.get("spec", {}).get("initContainers", [])
+    return {c["name"] for c in inits if c.get("restartPolicy") == "Always"}
+
+
 def running(pods: Sequence[Body]) -> list[str]:
     """Names of pods that run or may still start."""
     return [p["metadata"]["name"] for p in pods if p.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
@@ -128,7 +154,7 @@ def result(pods: Sequence[Body]) -> dict[str, Any] | None:
     """The result that a succeeded pod reported; None when there is none to be read."""
     for pod in pods:
         if pod.get("status", {}).get("phase") == "Succeeded":
-            last = (_containers(pod) or [{}])[-1].get("state", {}).get("terminated", {})
+            last = (_steps(pod) or [{}])[-1].get("state", {}).get("terminated", {})
             report = read_report(last.get("message", ""))
             if report and report.result is not None:
                 return report.result
@@ -138,18 +164,21 @@ def result(pods: Sequence[Body]) -> dict[str, Any] | None:
 def failure(job: Job, pods: Sequence[Body], default_reason: str) -> Problem:
     """Why a failed Job failed: what the script said, else how its container ended, else what the Job says."""
     reason, message = job.failed or ("", "")
-    if reason == "DeadlineExceeded":
-        return Problem(reason, f"Job {job.name} did not end within its deadline and was ended.")
+    late = [p["metadata"] for p in pods if p.get("status", {}).get("reason") == "DeadlineExceeded"]
+    if reason == "DeadlineExceeded" or late:
+        log = f" Its log: kubectl logs -n {late[0]['namespace']} job/{job.name} --all-containers" if late else ""
+        return Problem("DeadlineExceeded", f"Job {job.name} did not end within its deadline and was ended.{log}")
+    evicted = next((p["status"] for p in pods if _REASON.fullmatch(p.get("status", {}).get("reason", ""))), None)
     for pod in pods:
-        for container in _containers(pod):
+        for container in _steps(pod):
             ended = container.get("state", {}).get("terminated")
             if not ended or ended.get("exitCode") == 0:
                 continue
             report = read_report(ended.get("message", ""))
             if report and report.problem:
-                return report.problem
-            return Problem(default_reason, _ending(job, pod, container["name"], ended))
-    evicted = next((p["status"] for p in pods if _REASON.fullmatch(p.get("status", {}).get("reason", ""))), None)
+                return replace(report.problem, message=report.problem.message + _starved(pod))
+            if not evicted:  # whose containers all end by a signal
+                return Problem(default_reason, _ending(job, pod, container["name"], ended) + _starved(pod))
     if evicted:
         return Problem(evicted["reason"], f"The pod of Job {job.name} was ended: {evicted.get('message', '')}".strip())
     return Problem(
@@ -158,10 +187,19 @@ def failure(job: Job, pods: Sequence[Body], default_reason: str) -> Problem:
     )
 
 
+def _starved(pod: Body) -> str:
+    """What a script cannot know: why its sidecar went away."""
+    for container in _containers(pod):
+        ends = (container.get(state, {}).get("terminated", {}) for state in ("state", "lastState"))
+        if container["name"] in _sidecars(pod) and any(end.get("reason") == "OOMKilled" for end in ends):
+            return f" Container {container['name']} {_OUT_OF_MEMORY}."
+    return ""
+
+
 def _ending(job: Job, pod: Body, container: str, ended: Body) -> str:
     code, why = ended.get("exitCode", -1), ended.get("reason", "")
     if why == "OOMKilled":
-        how = "was killed for using more memory than its limit: raise spec.resources.limits.memory"
+        how = _OUT_OF_MEMORY
     elif why == "StartError":
         how = f"could not be started: {ended.get('message', '')}"
     elif code > 128:
@@ -172,12 +210,18 @@ def _ending(job: Job, pod: Body, container: str, ended: Body) -> str:
     return f"Container {container} {how} without a report. Its log: {where}"
 
 
+# The API server was away, or its etcd: nobody has refused anything, the pod may even be there.
+_UNANSWERED = re.compile(r'Error creating: (Post|Put) "|reading response body|etcdserver: |context deadline exceeded')
+
+
 def refusal(job: Job, events: Sequence[Body]) -> Problem | None:
     """Why the API server refuses the Job's pods, from the Job's FailedCreate Events."""
     for event in events:
         if event.get("reason") != "FailedCreate":
             continue
         message = event.get("message", "")
+        if _UNANSWERED.search(message):
+            continue
         if "violates PodSecurity" in message:
             return Problem("PodSecurityRejected", f"The pod of Job {job.name} was refused: {message}")
         if "exceeded quota" in message:
@@ -187,8 +231,8 @@ def refusal(job: Job, events: Sequence[Body]) -> Problem | None:
 
 
 def started(pods: Sequence[Body]) -> bool:
-    """Whether any container of the pods has ever run."""
-    states = [c.get("state", {}) for p in pods for c in _containers(p)]
+    """Whether any container of the pods has ever run, a sidecar aside."""
+    states = [c.get("state", {}) for p in pods for c in _steps(p)]
     return any("running" in s or "terminated" in s for s in states)
 
 
@@ -201,7 +245,8 @@ def obstacle(pods: Sequence[Body]) -> Problem | None:
             why, message = waiting.get("reason", ""), waiting.get("message", "")
             if why == "CreateContainerConfigError":
                 if message.startswith("secret ") or " in Secret " in message:
-                    return Problem("CredentialsLost", f"Pod {name} cannot start: {message}. Put the Secret back.")
+                    todo = "Put the Secret, or that key, there."
+                    return Problem("CredentialsLost", f"Pod {name} cannot start: {message}. {todo}")
                 return Problem("ContainerConfigInvalid", f"Pod {name} cannot start: {message}")
             if why in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName"):
                 return Problem("ImagePullFailed", f"Pod {name} cannot get its image: {message}")

@@ -12,15 +12,17 @@ from postgres_operator.api.database import Database
 from postgres_operator.api.restore import Restore, RestoreResult
 from postgres_operator.api.store import BackupStore
 
+from . import place as places
 from .actions import Action, Ask, CreateJob, Fact, Nothing, SetStatus
-from .backup import claim_name
 from .conditions import timestamp
 from .jobs import Job, Problem, reported, wrong_fields
+from .place import Place
 from .run import (
     RETRY_CLAIM,
     Broken,
     Done,
     Facts,
+    Policy,
     completed,
     failed,
     follow,
@@ -37,30 +39,21 @@ from .run import (
 class Source:
     """Where the artifact lies, and the checksum that its Backup recorded (hex; empty when only a location is known)."""
 
-    location: str
+    place: Place
     sha256: str = ""
 
-    @property
-    def claim(self) -> str:
-        """Name of the claim in the URL."""
-        return names.split_location(self.location)[0]
 
-    @property
-    def path(self) -> str:
-        """Directory inside the claim."""
-        return names.split_location(self.location)[1]
-
-
-def decide(restore: Restore, backup: Backup | None, store: BackupStore | None, facts: Facts) -> Action:
+def decide(restore: Restore, backup: Backup | None, store: BackupStore | None, facts: Facts, policy: Policy) -> Action:
     """The next step of a Restore.
 
-    `backup` is what `backupRef` names; `store` what `storeRef` names or, without one, the store named `default`.
+    `backup` is what `backupRef` names, where no `storeRef` stands beside it; `store` what `storeRef` names, of the
+    Restore or of that Backup, or, without one, the store named `default`.
     """
     if restore.status.finished or restore.deleted:
         return Nothing()
     if restore.status.phase != "InProgress":
         if facts.job is None:
-            return _start(restore, backup, store, facts)
+            return _start(restore, backup, store, facts, policy)
         # The Job comes first, then the status: the operator stopped in between, or the write failed.
         return SetStatus(runs(restore, facts.job.name, facts.now), after=0)
     match follow(restore, facts, "RestoreFailed"):
@@ -76,48 +69,98 @@ def source(restore: Restore, backup: Backup | None, store: BackupStore | None, f
     """What to restore from, or why that is not known yet, or never will be."""
     now, ref = facts.now, restore.spec.backup_ref
     if ref is None:
-        location = restore.spec.location or ""
-        store_ref = restore.spec.store_ref
-        if store_ref and store is None:
-            return pending(
-                restore,
-                now,
-                "StoreNotFound",
-                f'BackupStore "{store_ref.name}" does not exist; waiting for it.',
-            )
-        found = Source(location)
-        if found.claim != claim_name(store):
-            if store is None:
-                message = f'{location} is in no store: name its BackupStore in spec.storeRef, or call it "default".'
-                return pending(restore, now, "StoreNotFound", message)
-            where = f'BackupStore "{store.metadata.name}"'
-            message = f"{location} is not in {where} (claim {claim_name(store)}): name its store in spec.storeRef."
-            return failed(restore, now, Problem("LocationNotInStore", message))
-        return found
-    if backup is None:
+        return _located(restore, restore.spec.location or "", store, facts)
+    if restore.spec.store_ref:
+        return _listed(restore, ref.name, store, facts)
+    if backup is None or backup.deleted:
         message = f'Backup "{ref.name}" does not exist; waiting for it. If the name is wrong, delete this Restore.'
         return pending(restore, now, "BackupNotFound", message)
     if backup.status.phase == "Failed":
         message = f'Backup "{ref.name}" failed, so there is nothing to restore: name another one.'
         return failed(restore, now, Problem("BackupFailed", message))
-    if backup.status.phase != "Completed" or not backup.status.backup_location:
+    location = backup.status.backup_location
+    if backup.status.phase != "Completed" or not location:
         phase = backup.status.phase or "Pending"
         return pending(restore, now, "BackupNotCompleted", f'Backup "{ref.name}" is {phase}; waiting for it.')
-    return Source(backup.status.backup_location, (backup.status.checksum or "").removeprefix("sha256:"))
+    sha256 = (backup.status.checksum or "").removeprefix("sha256:")
+    if place := places.known(location, store):
+        return Source(place, sha256)
+    store_ref = backup.spec.store_ref
+    named = store_ref.name if store_ref else names.DEFAULT_STORE
+    if store is None:
+        message = f'BackupStore "{named}", which Backup "{ref.name}" was written to, does not exist; waiting for it.'
+        return pending(restore, now, "StoreNotFound", message)
+    message = (
+        f'{location}, which Backup "{ref.name}" was written to, is no longer in BackupStore "{named}" '
+        f"({places.url(store)}): restore by spec.location, with the store it lies in as spec.storeRef."
+    )
+    return failed(restore, now, Problem("LocationNotInStore", message))
 
 
-def _start(restore: Restore, backup: Backup | None, store: BackupStore | None, facts: Facts) -> Action:
+def _located(restore: Restore, location: str, store: BackupStore | None, facts: Facts) -> Source | Action:
+    """By location alone: it has to lie in the store that the Restore names."""
+    store_ref = restore.spec.store_ref
+    if store_ref and store is None:
+        message = f'BackupStore "{store_ref.name}" does not exist; waiting for it.'
+        return pending(restore, facts.now, "StoreNotFound", message)
+    if place := places.of(location, store):
+        return Source(place)
+    if store is None:
+        message = f'{location} is in no store: name its BackupStore in spec.storeRef, or call it "default".'
+        return pending(restore, facts.now, "StoreNotFound", message)
+    where = f'BackupStore "{store.metadata.name}" ({places.url(store)})'
+    message = f"{location} is not in {where}: name its store in spec.storeRef."
+    return failed(restore, facts.now, Problem("LocationNotInStore", message))
+
+
+def _listed(restore: Restore, name: str, store: BackupStore | None, facts: Facts) -> Source | Action:
+    """By name, whether or not there is such a Backup: the newest one that the store lists."""
+    if store is None:
+        return _located(restore, "", store, facts)
+    in_store = f'in BackupStore "{store.metadata.name}"'
+    if not store.spec.discover:
+        message = f'To find Backup "{name}" {in_store} by its name, set spec.discover of that to true; waiting for it.'
+        return pending(restore, facts.now, "BackupNotFound", message)
+    named = [backup for backup in store.status.backups if backup.name == name]
+    if not named:
+        shown, count = len(store.status.backups), store.status.backup_count or 0
+        message = (
+            f'Backup "{name}" is not among the {shown} (of {count}) backups that are listed {in_store}; waiting for '
+            "it. If it lies there all the same, restore it by spec.location: its condition Discovered says where all "
+            "locations are."
+        )
+        return pending(restore, facts.now, "BackupNotFound", message)
+    if len({(backup.namespace, backup.database) for backup in named}) > 1:
+        choice = " or ".join(backup.location for backup in named[:4])
+        message = f'Backups "{name}" of several Databases are {in_store}: restore one by spec.location, {choice}.'
+        return failed(restore, facts.now, Problem("BackupAmbiguous", message))
+    return _located(restore, max(named, key=lambda backup: backup.backup_time).location, store, facts)
+
+
+def _start(restore: Restore, backup: Backup | None, store: BackupStore | None, facts: Facts, policy: Policy) -> Action:
     origin = source(restore, backup, store, facts)
     if not isinstance(origin, Source):
         return origin
     database = target(restore, facts)
     if not isinstance(database, Database):
         return database
-    if not facts.claim_known:
+    if restore.spec.mode == "Replace" and database.spec.external and not database.spec.external.superuser:
+        message = (
+            f'Mode Replace needs a superuser, and Database "{database.metadata.name}" names none: use mode Clean or '
+            "Fail, or set spec.external.superuser of the Database and create a new Restore."
+        )
+        return failed(restore, facts.now, Problem("SuperuserMissing", message))
+    place = origin.place
+    if restore.spec.jobs > 1 and not place.claim:
+        message = (
+            f"{place.location} comes as one stream, which spec.jobs: {restore.spec.jobs} cannot share: "
+            "create a new Restore without jobs."
+        )
+        return failed(restore, facts.now, Problem("FormatUnsupported", message))
+    if place.claim and not facts.claim_known:
         return Ask(Fact.CLAIM)
-    claim = facts.claim
-    if claim is None:
-        message = f'PersistentVolumeClaim "{origin.claim}" does not exist; waiting for it.'
+    if place.claim and facts.claim is None:
+        message = f'PersistentVolumeClaim "{place.claim}" does not exist; waiting for it.'
         return pending(restore, facts.now, "ClaimNotFound", message, RETRY_CLAIM)
     if waiting := slot(restore, facts):
         return waiting
@@ -127,19 +170,22 @@ def _start(restore: Restore, backup: Backup | None, store: BackupStore | None, f
         name=name,
         template="restore.yaml.j2",
         values={
-            **job_values(spec, database, claim.name, origin.path),
+            **job_values(spec, database, place, policy),
             "expected_sha256": origin.sha256,
             "restore_uid": meta.uid,
             "mode": spec.mode,
+            "jobs": spec.jobs,
             "keep_previous": spec.keep_previous,
             "scratch_prefix": names.scratch_prefix(database_name),
             "previous_database": names.previous_database(database_name, meta.uid),
             # Kept with its log: it is the only account of what was done to the data.
             "ttl_seconds_after_finished": None,
         },
-        labels=start_labels(restore, claim),
-        annotations={names.ANNOTATION_LOCATION: origin.location},
-        claim=claim,
+        labels=start_labels(restore),
+        annotations=place.annotations,
+        claim=facts.claim,
+        service_account=place.service_account,
+        start_seconds=restore.spec.start_deadline_seconds,
         then=SetStatus(runs(restore, name, facts.now)),
     )
 
@@ -177,12 +223,14 @@ def _finish(restore: Restore, report: Mapping[str, Any] | None, facts: Facts) ->
         outcome = RestoreResult.model_validate(report)
     except ValidationError as error:
         return failed(restore, facts.now, _invalid(facts.job, wrong_fields(error)))
-    if outcome.location != Source(location).path:
+    if outcome.location != facts.job.path:
         return failed(restore, facts.now, _invalid(facts.job, f"it names {outcome.location}"))
     extra |= {"serverVersion": outcome.server_version, "toolVersion": outcome.tool_version}
     if outcome.previous_database:
         extra["previousDatabase"] = outcome.previous_database
         message += f' The database it replaced is kept as "{outcome.previous_database}".'
+    if outcome.globals:
+        message += f" The roles of the server, which are in {outcome.globals} there, are not."
     if outcome.warning:
         message += f" Warning: {outcome.warning}"
     return completed(restore, facts.now, message, extra)

@@ -11,9 +11,10 @@ from postgres_operator.api.common import Failure, JobSettings, PodSettings, dump
 from postgres_operator.api.database import Database
 from postgres_operator.api.restore import Restore
 
-from .actions import Action, Ask, Body, Claim, DeleteJob, Event, Fact, Nothing, SetStatus
+from .actions import Action, Ask, Body, Claim, DeleteJob, Event, Fact, Nothing, Queue, SetStatus
 from .conditions import condition, find, same, timestamp
 from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, result, running, started
+from .place import Place
 
 Run = Backup | Restore
 
@@ -22,6 +23,14 @@ _REFUSED_FOR_GOOD_AFTER = 45.0
 _RETRY_GONE = 3.0
 RETRY_CLAIM = 15.0  # no watch shows that a claim has appeared
 _RETRY_SLOT = 30.0  # the end of what is waited for wakes it before; this is for what ended without a trace
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Why there is no slot: the limit that is reached, and who held the slots when that was found out."""
+
+    limit: str
+    holders: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,16 @@ class Facts:
     claim: Claim | None = None
     claim_known: bool = False
     blockers: Sequence[str] = ()  # what runs on the same database or claim, as people would name it
+    full: Full | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator's settings say about backups."""
+
+    claim_spec: Mapping[str, Any]  # of the claim that is made where a namespace has no store
+    ttl_seconds: int | None = None  # after which the API server deletes a finished Job
+    uploader_image: str = names.UPLOADER_IMAGE  # what moves artifacts to and from object stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +106,19 @@ def _active(run: Run, job: Job, facts: Facts) -> Action:
     deadline = run.spec.start_deadline_seconds
     if age < LOOK_AT[0]:
         return _in_progress(run, job, facts.now, None, next_look(age, LOOK_AT))
-    if job.active == 0:
+    if facts.pods is None:
+        return Ask(Fact.PODS)
+    if started(facts.pods):
+        return _in_progress(run, job, facts.now, None, None)
+    problem, final = None, False
+    if facts.pods:
+        problem = obstacle(facts.pods)
+        final = bool(problem and problem.reason in ("CredentialsLost", "ContainerConfigInvalid"))
+    elif job.active == 0:
         if facts.refusals is None:
             return Ask(Fact.REFUSALS)
         problem = refusal(job, facts.refusals)
-        final = problem and (problem.reason != "PodRefused" or age >= _REFUSED_FOR_GOOD_AFTER)
-    else:
-        if facts.pods is None:
-            return Ask(Fact.PODS)
-        if started(facts.pods):
-            return _in_progress(run, job, facts.now, None, None)
-        problem = obstacle(facts.pods)
-        final = problem and problem.reason in ("CredentialsLost", "ContainerConfigInvalid")
+        final = bool(problem and (problem.reason != "PodRefused" or age >= _REFUSED_FOR_GOOD_AFTER))
     if age >= deadline and not final:
         why = problem.message if problem else "the cluster does not say why"
         problem, final = (
@@ -135,7 +155,7 @@ def _stopping(run: Run, problem: Problem, doing: str, now: datetime, after: floa
     return unless_same(run, SetStatus(status, after=after))
 
 
-def unless_same(run: Run, action: SetStatus) -> Action:
+def unless_same(run: Run, action: SetStatus) -> SetStatus | Nothing:
     """The action, or nothing where it would write what is there already."""
     status = action.status
     unchanged = (
@@ -154,7 +174,7 @@ def _base(status: RunStatus) -> Body:
     return {k: v for k, v in dump(status).items() if k not in ("phase", "conditions", "error")}
 
 
-def pending(run: Run, now: datetime, reason: str, message: str, after: float | None = None) -> Action:
+def pending(run: Run, now: datetime, reason: str, message: str, after: float | None = None) -> SetStatus | Nothing:
     """Waiting for something outside, named in the condition."""
     meta = run.metadata
     waiting = condition(run.status.conditions, "Complete", "False", reason, message, now, meta.generation)
@@ -174,9 +194,9 @@ def runs(run: Run, job: str, now: datetime) -> Body:
     return in_progress(run, job, now, "Running", f"Job {job} runs.")
 
 
-def completed(run: Run, now: datetime, message: str, extra: Body) -> SetStatus:
+def completed(run: Run, now: datetime, message: str, extra: Body, reason: str = "Completed") -> SetStatus:
     """The terminal status of success."""
-    done = condition(run.status.conditions, "Complete", "True", "Completed", message, now, run.metadata.generation)
+    done = condition(run.status.conditions, "Complete", "True", reason, message, now, run.metadata.generation)
     status = {
         **_base(run.status),
         **extra,
@@ -217,52 +237,79 @@ def target(run: Run, facts: Facts) -> Database | Action:
     if database is None or database.deleted:
         return pending(run, facts.now, "DatabaseNotFound", f'Database "{name}" does not exist; waiting for it.')
     if not database.status.ready:
+        state = find(database.status.conditions, "Ready")
+        if state and state.reason == "VersionMismatch":  # spec.image can change, and this waits until it has
+            return pending(run, facts.now, state.reason, f'Database "{name}": {state.message}')
         phase = database.status.phase or "Pending"
         return pending(run, facts.now, "DatabaseNotReady", f'Database "{name}" is {phase}; waiting for it to be Ready.')
+    if database.spec.external and database.status.verified != verification(database):
+        message = f'Database "{name}" was changed and is about to be checked; waiting for that.'
+        return pending(run, facts.now, "DatabaseNotReady", message)
     return database
 
 
 def slot(run: Run, facts: Facts) -> Action | None:
     """What to wait for, when all else that the run needs is there."""
-    if not facts.blockers:
-        return None
-    waiting = f"Waiting for {', '.join(facts.blockers[:3])} to end."
-    return pending(run, facts.now, "WaitingForSlot", waiting, _RETRY_SLOT)
+    if facts.blockers:
+        waiting = f"Waiting for {', '.join(facts.blockers[:3])} to end."
+        return pending(run, facts.now, "WaitingForSlot", waiting, _RETRY_SLOT)
+    return Queue(_queued(run, facts.full, facts.now)) if facts.full else None
 
 
-def start_labels(run: Run, claim: Claim) -> dict[str, str]:
-    """Labels of a run's Job by which others see that it is busy with the Database and the claim."""
-    return {
-        names.LABEL_DATABASE: run.spec.database_ref.name,
-        names.LABEL_CLAIM: names.short_hash(claim.name),
-    }
+def _queued(run: Run, full: Full, now: datetime) -> SetStatus | Nothing:
+    # Who holds the slots changes all the time; what is written of it is written once.
+    message = f"{full.limit} {full.holders}"
+    before = find(run.status.conditions, "Complete")
+    if waits_for_slot(run) and before and before.message.startswith(full.limit):
+        message = before.message
+    return pending(run, now, "WaitingForSlot", message)
 
 
-def job_values(settings: JobSettings, database: Database, claim: str, path: str) -> dict[str, Any]:
+def start_labels(run: Run) -> dict[str, str]:
+    """Labels of a run's Job by which others see that it is busy with the Database."""
+    return {names.LABEL_DATABASE: run.spec.database_ref.name}
+
+
+def job_values(settings: JobSettings, database: Database, place: Place, policy: Policy) -> dict[str, Any]:
     """Template variables that every Job of a run has."""
     return {
         **pod_values(settings, database),
         "active_deadline_seconds": settings.active_deadline_seconds,
-        "claim_name": claim,
-        "artifact_path": path,
+        "store": dict(place.store),
+        "artifact_path": place.path,
+        "uploader_image": policy.uploader_image,
     }
 
 
 def pod_values(settings: PodSettings, database: Database) -> dict[str, Any]:
     """Template variables of every Job: how its pod is placed and how it reaches the Database."""
-    meta = database.metadata
     return {
         "image": database.spec.image,
         "resources": dump(settings.resources) if settings.resources else {},
         "node_selector": dict(settings.node_selector),
         "tolerations": [dump(t) for t in settings.tolerations],
         "image_pull_secrets": [dump(s) for s in settings.image_pull_secrets or database.spec.image_pull_secrets],
-        "database": {
-            "host": names.host(meta.name, meta.namespace),
-            "port": names.POSTGRES_PORT,
-            "name": database.spec.database_name,
-            "username": database.spec.username,
-            "superuser": names.SUPERUSER,
-            "secret_name": names.credentials(meta.name),
-        },
+        "database": connection(database),
     }
+
+
+def connection(database: Database) -> dict[str, Any]:
+    """How a pod reaches the Database's server, and which Secrets it needs for that."""
+    meta, spec, external = database.metadata, database.spec, database.spec.external
+    return {
+        "host": external.host if external else names.host(meta.name, meta.namespace),
+        "port": external.port if external else names.POSTGRES_PORT,
+        "name": spec.database_name,
+        "username": spec.username,
+        "superuser": external.superuser if external else names.SUPERUSER,
+        "secret_name": external.credentials_secret_ref.name if external else names.credentials(meta.name),
+        "ssl_mode": external.ssl_mode if external else None,
+        "ca_secret_name": external.ca_secret_ref.name if external and external.ca_secret_ref else None,
+    }
+
+
+def verification(database: Database) -> str:
+    """Hash of what a check of an external server is good for: this server, this login, these tools."""
+    server = connection(database)
+    parts = ("host", "port", "name", "username", "secret_name", "ssl_mode", "ca_secret_name")
+    return names.short_hash(database.metadata.uid, *(str(server[part]) for part in parts), database.spec.image)

@@ -79,6 +79,7 @@ def test_check_fails_on_a_changed_a_missing_and_a_superfluous_file(
         ("backups", "Backup", "pgb"),
         ("restores", "Restore", "pgr"),
         ("backupstores", "BackupStore", "pgstore"),
+        ("scheduledbackups", "ScheduledBackup", "pgsched"),
     ],
 )
 def test_names(plural: str, kind: str, short: str) -> None:
@@ -99,15 +100,20 @@ def test_names(plural: str, kind: str, short: str) -> None:
     ("plural", "narrow", "wide"),
     [
         ("databases", "Phase Ready Endpoint Age", "Version Reason"),
-        ("backups", "Phase Database Size Reason Age", "Location Job Started Completed"),
+        ("backups", "Phase Database Size Reason Age", "Verified Location Job Started Completed"),
         ("restores", "Phase Database Backup Mode Reason Age", "Location Job Started Completed"),
-        ("backupstores", "Claim Age", ""),
+        ("backupstores", "Claim Bucket Backups Age", "Prefix Endpoint"),
+        (
+            "scheduledbackups",
+            "Schedule Suspend Reason Last Schedule Next Age",
+            "Database Time Zone Last Success",
+        ),
     ],
 )
 def test_columns(plural: str, narrow: str, wide: str) -> None:
     columns = next(version(k)["additionalPrinterColumns"] for k in crd.KINDS if k.plural == plural)
-    assert [c["name"] for c in columns if not c.get("priority")] == narrow.split()
-    assert [c["name"] for c in columns if c.get("priority")] == wide.split()
+    assert " ".join(c["name"] for c in columns if not c.get("priority")) == narrow
+    assert " ".join(c["name"] for c in columns if c.get("priority")) == wide
 
 
 @KINDS

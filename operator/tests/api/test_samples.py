@@ -9,15 +9,24 @@ from postgres_operator.api.common import dump
 
 MODELS = {kind.name: kind.model for kind in crd.KINDS}
 META = {"namespace": "shop", "uid": "0"}
+SAMPLES = {kind.lower(): kind for kind in MODELS} | {"backupstore-s3": "BackupStore"}
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_the_sample_survives_the_model(kind: str, documents: Callable[[str], list[dict[str, Any]]]) -> None:
-    sample = documents(f"samples/{kind.lower()}.yaml")[0]
+@pytest.mark.parametrize(("file", "kind"), SAMPLES.items())
+def test_the_sample_survives_the_model(file: str, kind: str, documents: Callable[[str], list[dict[str, Any]]]) -> None:
+    sample = documents(f"samples/{file}.yaml")[0]
     assert (sample["kind"], sample["apiVersion"]) == (kind, names.API_VERSION)
 
     model = MODELS[kind].model_validate({**sample, "metadata": sample["metadata"] | META})
 
+    assert within(sample["spec"], dump(model)["spec"])
+
+
+def test_the_sample_of_an_external_server_survives_the_model(
+    documents: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    (sample,) = documents("samples/external/database.yaml")
+    model = MODELS["Database"].model_validate({**sample, "metadata": sample["metadata"] | META})
     assert within(sample["spec"], dump(model)["spec"])
 
 

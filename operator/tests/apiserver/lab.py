@@ -17,30 +17,41 @@ from kubernetes.aio.client import Configuration
 from postgres_operator import names
 from postgres_operator.cache import Cache, Key
 from postgres_operator.cluster import Cluster, _path
-from postgres_operator.decide.backup import Policy
+from postgres_operator.decide.run import Policy
+from postgres_operator.decide.slots import NO_LIMITS, Limits
+from postgres_operator.freshness import Freshness
 from postgres_operator.queue import WorkQueue
 from postgres_operator.reconcile import Reconciler
 from postgres_operator.render import Renderer
+from postgres_operator.settings import Settings
 from postgres_operator.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[3]
+LEASE: str = Settings.model_fields["lease_name"].default
 POLICY = Policy({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}, 3600)
 
 
 class Operator:
     """One operator: its own connection, cache and queue. Nothing happens but by `settle`."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, namespaces: list[str], limits: Limits = NO_LIMITS) -> None:
+        self.cluster, self.namespaces = cluster, namespaces
         self.cache = Cache()
         self.queue: WorkQueue[Key] = WorkQueue()
-        self.watch = Watch(self.cache, self.queue)
+        self.watch = Watch(self.cache, self.queue, Freshness())
         renderer = Renderer(ROOT / "job_templates", 999, 999)
-        self.reconciler = Reconciler(cluster, self.cache, self.watch.seen, renderer, POLICY)
+        self.reconciler = Reconciler(
+            cluster, self.cache, self.watch.learned, renderer, POLICY, limits=limits, wake=self.queue.add
+        )
+        self.watch.freed = self.reconciler.slots.wake
 
     async def look(self) -> None:
         """See everything that is there, as after a start."""
-        await self.watch.prime(self.cluster, [])
+        await self.watch.prime(self.cluster, self.namespaces)
+
+    async def take_over(self) -> None:
+        """See everything that another one has done, as a standby that becomes the leader."""
+        await self.watch.take_over(self.cluster, self.namespaces)
 
     async def settle(self, key: Key, steps: int = 10) -> None:
         """Reconcile the key until nothing is to be done now."""
@@ -51,30 +62,50 @@ class Operator:
                 return
         raise AssertionError(f"{key} does not settle")
 
+    async def work_off(self) -> None:
+        """Work on all runs that are queued, as eight workers do; Databases are as the test has made them."""
+
+        async def work() -> None:
+            while self.queue:
+                key = await self.queue.get()
+                after = None if key[0] == "Database" else await self.reconciler.reconcile(key)
+                self.queue.done(key, after)
+
+        while self.queue:
+            await asyncio.gather(*(work() for _ in range(min(8, len(self.queue)))))
+
 
 @asynccontextmanager
-async def operator(kubeconfig: Path) -> AsyncIterator[Operator]:
+async def operator(
+    kubeconfig: Path, *namespaces: str, limits: Limits = NO_LIMITS, **options: Any
+) -> AsyncIterator[Operator]:
+    """One operator for these namespaces, or for all; options are those of its connection."""
     configuration = Configuration()
     await config.load_kube_config(str(kubeconfig), client_configuration=configuration)
-    cluster = Cluster(configuration)
+    cluster = Cluster(configuration, **options)
     try:
-        yield Operator(cluster)
+        yield Operator(cluster, list(namespaces), limits)
     finally:
         await cluster.close()
 
 
-def start_process(kubeconfig: Path, **environment: str) -> "subprocess.Popen[str]":
-    """The operator as a process of its own."""
-    variables = {
+def variables(kubeconfig: Path, **environment: str) -> dict[str, str]:
+    """What a process of the operator needs in its environment."""
+    return {
         **os.environ,
         "KUBECONFIG": str(kubeconfig),
         "PYTHONPATH": str(ROOT / "operator"),
         "JOB_TEMPLATES_DIR": str(ROOT / "job_templates"),
         "PROBE_PORT": "0",
+        "LEASE_NAMESPACE": "default",
         **environment,
     }
+
+
+def start_process(kubeconfig: Path, **environment: str) -> "subprocess.Popen[str]":
+    """The operator as a process of its own."""
     command = [sys.executable, "-m", "postgres_operator"]
-    return subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=variables(kubeconfig, **environment), stderr=subprocess.PIPE, text=True)
 
 
 class World:
@@ -94,6 +125,14 @@ class World:
         """As kubectl does; nobody is here to collect what a foreground deletion waits for."""
         path = _path(kind, self.namespace, name)
         await self.cluster._request("DELETE", path, {"propagationPolicy": "Background"})
+
+    async def vacant_lease(self, name: str = LEASE, transitions: int = 0) -> None:
+        """Nobody holds it. Without any, who comes first waits for as long as a deleted one may be held."""
+        spec = {"holderIdentity": "", "leaseTransitions": transitions}
+        await self.create(
+            "Lease",
+            {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": spec},
+        )
 
     async def jobs(self) -> list[dict[str, Any]]:
         return await self.cluster.list("Job", self.namespace)
@@ -137,7 +176,7 @@ class World:
 
     async def completed_backup(self, name: str) -> None:
         made = await self.backup(name)
-        location = names.pvc_location("backups", names.artifact_path("db", name, made["metadata"]["uid"]))
+        location = names.location(names.volume("backups"), names.artifact_path("db", name, made["metadata"]["uid"]))
         status = {"phase": "Completed", "backupLocation": location, "checksum": f"sha256:{'ab' * 32}"}
         await self.cluster.set_status("Backup", made, status)
 
@@ -148,10 +187,9 @@ class World:
 
     async def finish(self, job: dict[str, Any], **manifest: Any) -> None:
         """The Job's pod has made a backup."""
-        location = job["metadata"]["annotations"][names.ANNOTATION_LOCATION]
         result = {
             "schema": 1,
-            "location": location.split("/", 3)[3],
+            "location": job["metadata"]["annotations"][names.ANNOTATION_PATH],
             "file": "dump.pgdump",
             "format": "custom",
             "sizeBytes": 4096,
@@ -202,6 +240,6 @@ def audited(path: Path, namespace: str) -> Iterator[str]:
     for line in path.read_text().splitlines():
         entry = json.loads(line)
         about = entry.get("objectRef", {})
-        if entry["userAgent"] == names.OPERATOR and about.get("namespace") == namespace:
+        if entry.get("userAgent", "").split(" (")[0] == names.OPERATOR and about.get("namespace") == namespace:
             parts = [about["resource"], about.get("subresource")]
             yield f"{entry['verb']} {'/'.join(p for p in parts if p)}"

@@ -25,17 +25,46 @@ DIGEST = "@sha256:" + 64 * "0"
 
 # ---- spec
 
+EXTERNAL = {"host": "pg.example.com", "sslMode": "require", "credentialsSecretRef": {"name": "login"}}
+
+
+def s3(**changes: Any) -> dict[str, Any]:
+    return {"s3": {"bucket": "vault", "prefix": "a", **changes}}
+
+
+S3 = s3()
+
 ALLOWED = [
     pytest.param("Database", {"deletionPolicy": "Retain"}, {"deletionPolicy": "Delete"}, id="deletion policy"),
     pytest.param("Database", {}, {"deletionPolicy": "Delete"}, id="deletion policy of its own"),
+    pytest.param("Backup", DB, DB | {"deletionPolicy": "Delete"}, id="deletion policy of a Backup"),
+    pytest.param("Backup", DB | {"deletionPolicy": "Delete"}, DB, id="deletion policy of a Backup, back"),
+    pytest.param("Backup", DB | {"deletionPolicy": "Delete", "tables": [{"name": "a"}], "nodeSelector": {"a": "b"}},
+                 DB | {"deletionPolicy": "Retain", "tables": [{"name": "a"}], "nodeSelector": {"a": "b"}},
+                 id="deletion policy beside lists and maps"),
     pytest.param("Database", {}, {"resources": {"limits": {"memory": "1Gi"}}}, id="resources"),
     pytest.param("Database", {}, {"nodeSelector": {"a": "b"}}, id="node selector"),
     pytest.param("Database", {}, {"databaseName": "app", "storage": {"size": "1Gi"}}, id="a default spelt out"),
     pytest.param("Database", {"storage": {"storageClassName": "a"}}, {"storage": {"storageClassName": "a"}},
                  id="the same storage class"),
+    pytest.param("Database", {"external": EXTERNAL},
+                 {"external": EXTERNAL | {"host": "b.example.com", "port": 6432, "sslMode": "verify-full",
+                                          "caSecretRef": {"name": "c"}, "superuser": "s", "checkIntervalSeconds": 30}},
+                 id="external server"),
+    pytest.param("Database", {"external": EXTERNAL, "image": "postgres:15"},
+                 {"external": EXTERNAL, "image": "postgres:17"}, id="tools of another major version"),
+    pytest.param("BackupStore", S3, s3(endpoint="https://new.example.com"), id="endpoint of a store"),
+    pytest.param("BackupStore", S3, s3(region="eu", pathStyle=False), id="region of a store"),
+    pytest.param("BackupStore", s3(credentialsSecretRef={"name": "a"}), s3(serviceAccountName="b"),
+                 id="credentials of a store"),
+    pytest.param("BackupStore", S3, s3(caSecretRef={"name": "new"}), id="authority of a store"),
 ]  # fmt: skip
 
 FORBIDDEN = [
+    pytest.param("Database", {}, {"external": EXTERNAL}, "external can neither be added", id="external later"),
+    pytest.param("Database", {"external": EXTERNAL}, {}, "external can neither be added", id="external no more"),
+    pytest.param("Database", {"external": EXTERNAL}, {"external": EXTERNAL, "username": "b"},
+                 "application role cannot change", id="external username"),
     pytest.param("Database", {}, {"databaseName": "b"}, "name of the database cannot change", id="databaseName"),
     pytest.param("Database", {"databaseName": "b"}, {}, "name of the database cannot change", id="databaseName gone"),
     pytest.param("Database", {}, {"username": "b"}, "application role cannot change", id="username"),
@@ -49,6 +78,11 @@ FORBIDDEN = [
                  "storage class cannot change", id="storage class taken away"),
     pytest.param("Backup", DB, DB | {"format": "plain"}, "spec of a Backup cannot change", id="backup format"),
     pytest.param("Backup", DB, DB | {"storeRef": {"name": "s"}}, "spec of a Backup cannot", id="backup store"),
+    pytest.param("Backup", DB, DB | {"deletionPolicy": "Delete", "format": "plain"}, "spec of a Backup cannot",
+                 id="backup format beside its policy"),
+    pytest.param("Backup", DB | {"tables": [{"name": "a"}]}, DB, "spec of a Backup cannot", id="backup's tables gone"),
+    pytest.param("Backup", DB, DB | {"activeDeadlineSeconds": 60}, "spec of a Backup cannot", id="backup's deadline"),
+    pytest.param("Backup", DB, {"databaseRef": {"name": "other"}}, "spec of a Backup cannot", id="backup's database"),
     pytest.param("Backup", DB, DB | {"nodeSelector": {"a": "b"}}, "spec of a Backup cannot", id="backup's nodes"),
     pytest.param("Restore", DB | {"location": "pvc://c/p"}, DB | {"location": "pvc://c/q"},
                  "spec of a Restore cannot change", id="restore location"),
@@ -56,6 +90,12 @@ FORBIDDEN = [
                  "spec of a Restore cannot change", id="restore mode"),
     pytest.param("BackupStore", {"pvc": {"claimName": "a"}}, {"pvc": {"claimName": "b"}},
                  "claim of a BackupStore cannot change", id="claim of a store"),
+    pytest.param("BackupStore", {"pvc": {"claimName": "a"}}, S3, "kind of a BackupStore cannot change", id="to s3"),
+    pytest.param("BackupStore", S3, {"pvc": {"claimName": "a"}}, "kind of a BackupStore cannot change", id="to pvc"),
+    pytest.param("BackupStore", S3, s3(bucket="another"), "bucket of a BackupStore cannot change", id="bucket"),
+    pytest.param("BackupStore", S3, s3(prefix="b"), "prefix of a BackupStore cannot change", id="prefix"),
+    pytest.param("BackupStore", S3, {"s3": {"bucket": "vault"}}, "prefix of a BackupStore cannot", id="prefix gone"),
+    pytest.param("BackupStore", {"s3": {"bucket": "vault"}}, S3, "prefix of a BackupStore cannot", id="prefix added"),
 ]  # fmt: skip
 
 
@@ -147,6 +187,7 @@ FULL: dict[str, dict[str, Any]] = {
         "endpoint": "shop.crds.svc.cluster.local:5432",
         "secretName": "shop-credentials",
         "serverVersion": "17.6",
+        "toolVersion": "17.6",
         "verified": "0123456789abcdef",
         "observedGeneration": 2,
         "conditions": [CONDITION | {"type": "Ready"}],
@@ -160,7 +201,26 @@ FULL: dict[str, dict[str, Any]] = {
         "checksum": "sha256:" + 64 * "a",
     },
     "Restore": RUN | {"phase": "Completed", "restoreTime": NOW, "previousDatabase": "shop_before_01234567"},
-    "BackupStore": {"conditions": [CONDITION | {"type": "Ready"}]},
+    "BackupStore": {
+        "backups": [
+            {
+                "location": "s3://vault/team/shop/b-1",
+                "name": "b",
+                "namespace": "apps",
+                "database": "shop",
+                "databaseName": "app",
+                "backupTime": NOW,
+                "sizeBytes": 2**40,
+                "format": "custom",
+                "serverVersion": "17.6",
+                "partial": False,
+            }
+        ],
+        "backupCount": 1,
+        "invalidCount": 2,
+        "lastDiscoveryTime": NOW,
+        "conditions": [CONDITION | {"type": "Discovered"}],
+    },
 }
 STATUS: dict[str, type[BaseModel]] = {
     "Database": DatabaseStatus,

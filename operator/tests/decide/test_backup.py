@@ -13,7 +13,9 @@ from support import (
     job_of,
     location_of,
     manifest,
+    path_of,
     pod,
+    s3_store,
     store,
 )
 from support import waiting as waits
@@ -22,10 +24,20 @@ from postgres_operator import names
 from postgres_operator.api.backup import Backup
 from postgres_operator.api.database import Database
 from postgres_operator.api.store import BackupStore
-from postgres_operator.decide.actions import Ask, Claim, CreateClaim, CreateJob, DeleteJob, Fact, Nothing, SetStatus
-from postgres_operator.decide.backup import Policy, Reader, decide
+from postgres_operator.decide.actions import (
+    Ask,
+    Claim,
+    CreateClaim,
+    CreateJob,
+    DeleteJob,
+    Fact,
+    Nothing,
+    Queue,
+    SetStatus,
+)
+from postgres_operator.decide.backup import Reader, decide
 from postgres_operator.decide.jobs import read_job
-from postgres_operator.decide.run import Facts
+from postgres_operator.decide.run import Facts, Full, Policy
 
 POLICY = Policy({"accessModes": ["ReadWriteOnce"]}, 3600)
 CLAIM = Claim("vault", ("ReadWriteOnce",))
@@ -76,10 +88,115 @@ def test_a_database_that_is_not_ready_is_waited_for():
     assert reason(ask(backup(), db=database(ready=False))) == "DatabaseNotReady"
 
 
+def test_tools_that_are_older_than_an_external_server_are_waited_for_without_a_job():
+    """`spec.image` of the Database can change, and then the Backup goes on."""
+    why = {"type": "Ready", "status": "False", "reason": "VersionMismatch", "message": "pg_dump 15 is older"}
+    mismatched = database(ready=False, conditions=[{**why, "lastTransitionTime": ago(5)}])
+    action = ask(backup(), db=mismatched)
+    assert (action.status["phase"], reason(action)) == ("Pending", "VersionMismatch")
+    assert action.status["conditions"][0]["message"] == 'Database "db": pg_dump 15 is older'
+
+
+EXTERNAL = {"host": "pg.example.com", "sslMode": "require", "credentialsSecretRef": {"name": "login"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "starts"),
+    [
+        pytest.param({}, True, id="none"),
+        pytest.param({"host": "other.example.com"}, False, id="host"),
+        pytest.param({"credentialsSecretRef": {"name": "other"}}, False, id="login"),
+        pytest.param({"checkIntervalSeconds": 30}, True, id="what no check depends on"),
+    ],
+)
+def test_an_external_server_that_was_not_checked_yet_is_waited_for(change, starts):
+    """Its status may say Ready until the operator has come by."""
+    db = database(spec={"external": EXTERNAL})
+    db["spec"]["external"] = EXTERNAL | change
+    action = claimed(db=db)
+    if starts:
+        assert isinstance(action, CreateJob)
+    else:
+        assert (action.status["phase"], reason(action)) == ("Pending", "DatabaseNotReady")
+
+
 def test_a_restore_into_the_database_is_waited_for():
     action = claimed(blockers=('Restore "undo"',))
     assert reason(action) == "WaitingForSlot"
     assert 'Restore "undo"' in action.status["conditions"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("format_", "the_store", "starts"),
+    [
+        pytest.param("directory", store(), True, id="a volume"),
+        pytest.param("custom", s3_store(), True, id="another format into a bucket"),
+        pytest.param("directory", s3_store(), False, id="a bucket"),
+    ],
+)
+def test_a_directory_goes_into_a_volume_only(format_, the_store, starts):
+    action = ask(backup(spec={"format": format_}), the_store=the_store, claim=CLAIM, claim_known=True)
+    if starts:
+        assert isinstance(action, CreateJob)
+        return
+    assert (action.status["phase"], reason(action)) == ("Failed", "FormatUnsupported")
+    assert 'BackupStore "default"' in action.status["error"]["message"]
+
+
+ROLES = {"file": "globals.sql", "sha256": SHA}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kept", "words"),
+    [
+        pytest.param(True, ROLES, "The roles of the server are in globals.sql there.", id="kept"),
+        pytest.param(True, None, "without the roles", id="not kept"),
+        pytest.param(True, ROLES | {"file": "../globals.sql"}, "globals.file", id="elsewhere"),
+    ],
+)
+def test_roles_that_were_asked_for_are_in_the_manifest(wanted, kept, words):
+    body = backup(spec={"includeGlobals": wanted}, status=IN_PROGRESS)
+    report = json.dumps({"result": manifest(body, **({"globals": kept} if kept else {}))})
+    action = ask(body, job=job_of(body, **complete()), pods=[pod("Succeeded", ended(0, report))])
+    assert action.status["phase"] == ("Completed" if words.startswith("The") else "Failed")
+    assert words in action.status["conditions"][0]["message"]
+
+
+FULL = Full("At most 2 Jobs run at a time.", "These held the slots.")
+
+
+def test_a_slot_is_waited_for_in_the_queue():
+    action = claimed(full=FULL)
+    assert isinstance(action, Queue)
+    assert reason(action.then) == "WaitingForSlot"
+    assert action.then.status["phase"] == "Pending"
+    assert action.then.status["conditions"][0]["message"] == "At most 2 Jobs run at a time. These held the slots."
+    assert action.then.after is None, "it is woken"
+
+
+@pytest.mark.parametrize(
+    ("before", "written"),
+    [
+        pytest.param("At most 2 Jobs run at a time. Others held the slots.", False, id="the-same-limit"),
+        pytest.param('Waiting for Restore "undo" to end.', True, id="something-else"),
+        pytest.param("At most 3 Jobs run at a time. Others held the slots.", True, id="another-limit"),
+    ],
+)
+def test_that_it_waits_for_a_slot_is_written_once(before, written):
+    condition = {"type": "Complete", "status": "False", "reason": "WaitingForSlot", "message": before}
+    condition |= {"observedGeneration": 1, "lastTransitionTime": ago(60)}
+    body = backup(status={"phase": "Pending", "conditions": [condition]})
+    action = ask(body, the_store=store(), claim=CLAIM, claim_known=True, full=FULL)
+    assert isinstance(action, Queue)
+    assert isinstance(action.then, SetStatus) is written
+
+
+def test_what_excludes_it_is_named_before_a_slot():
+    assert 'Restore "undo"' in claimed(full=FULL, blockers=('Restore "undo"',)).status["conditions"][0]["message"]
+
+
+def test_what_is_missing_is_named_also_when_no_slot_is_free():
+    assert reason(ask(backup(), db=database(ready=False), full=FULL)) == "DatabaseNotReady"
 
 
 def test_what_is_missing_is_named_also_while_others_run():
@@ -120,8 +237,9 @@ def test_the_job_is_created_first_and_then_the_status():
     assert isinstance(action, CreateJob)
     body = backup()
     assert action.name == names.job_name("Backup", "nightly", body["metadata"]["uid"])
-    assert action.annotations[names.ANNOTATION_LOCATION] == location_of(body)
-    assert action.values["claim_name"] == "vault"
+    assert action.annotations == {names.ANNOTATION_LOCATION: location_of(body), names.ANNOTATION_PATH: path_of(body)}
+    assert action.values["store"] == {"kind": "pvc", "claim_name": "vault"}
+    assert (action.claim, action.service_account) == (CLAIM, "")
     assert action.then.status["phase"] == "InProgress"
     assert action.then.status["jobRef"] == {"name": action.name}
     assert action.then.event is None
@@ -139,6 +257,89 @@ def test_a_job_that_is_there_already_is_followed_not_created_again():
     action = ask(body, job=job_of(body, active=1), claim=CLAIM, claim_known=True)
     assert isinstance(action, SetStatus)
     assert action.status["phase"] == "InProgress"
+
+
+def test_what_to_select_is_one_line_each():
+    tables = [{"name": "a b"}, {"schema": "x.y", "name": '"'}]
+    for lists, expected in (
+        ({}, ""),
+        ({"schemas": ["a", "B"]}, "schema\ta\nschema\tB"),
+        ({"tables": tables}, 'table\tpublic\ta b\ntable\tx.y\t"'),
+        ({"excludeSchemas": ["$x"], "excludeTables": tables[1:]}, 'exclude-schema\t$x\nexclude-table\tx.y\t"'),
+    ):
+        action = ask(backup(spec=lists), the_store=store(), claim=CLAIM, claim_known=True)
+        assert action.values["selection"] == expected
+        # restore-check.sh looks for these very characters
+        assert action.values["source"].startswith('{"partial": true, "') == bool(lists)
+
+
+def test_more_options_of_pg_dump_are_passed_on():
+    args = ["--no-comments", "--no-tablespaces"]
+    action = ask(backup(spec={"extraArgs": args}), the_store=store(), claim=CLAIM, claim_known=True)
+    assert action.values["extra_args"] == "--no-comments --no-tablespaces"
+
+
+# --- into an object store
+
+S3 = "s3://vault/team/production"
+KEYS = {"name": "keys"}
+
+
+def streamed(**spec):
+    return s3_store(prefix="team/production", credentialsSecretRef=KEYS, **spec)
+
+
+def test_an_object_store_needs_no_claim_and_makes_none():
+    body = backup()
+    action = ask(body, the_store=streamed(serviceAccountName="writer"))
+    assert isinstance(action, CreateJob)
+    assert (action.claim, action.service_account) == (None, "writer")
+    assert action.labels == {names.LABEL_DATABASE: "db"}
+    assert action.annotations == {
+        names.ANNOTATION_LOCATION: f"{S3}/{path_of(body)}",
+        names.ANNOTATION_PATH: path_of(body),
+    }
+    assert (action.values["artifact_path"], action.values["uploader_image"]) == (path_of(body), names.UPLOADER_IMAGE)
+
+
+def test_what_a_template_learns_of_an_object_store():
+    alone = ask(backup(), the_store=s3_store()).values["store"]
+    assert alone == {
+        "kind": "s3",
+        "bucket": "vault",
+        "prefix": "",
+        "endpoint": "",
+        "region": "us-east-1",
+        "path_style": True,
+        "credentials_secret": None,
+        "ca_secret": None,
+    }
+    full = ask(
+        backup(),
+        the_store=streamed(
+            endpoint="https://s3.example.com:9000", region="eu", pathStyle=False, caSecretRef={"name": "authority"}
+        ),
+    ).values["store"]
+    assert full == {
+        "kind": "s3",
+        "bucket": "vault",
+        "prefix": "team/production",
+        "endpoint": "https://s3.example.com:9000",
+        "region": "eu",
+        "path_style": False,
+        "credentials_secret": "keys",
+        "ca_secret": "authority",
+    }
+    assert list(full) == list(alone)
+
+
+def test_a_named_object_store_that_is_missing_is_waited_for():
+    assert reason(ask(backup(spec={"storeRef": {"name": "far"}}))) == "StoreNotFound"
+    assert isinstance(ask(backup(spec={"storeRef": {"name": "far"}}), the_store=s3_store("far")), CreateJob)
+
+
+def test_a_restore_into_the_database_is_waited_for_whatever_the_store():
+    assert reason(ask(backup(), the_store=streamed(), blockers=('Restore "undo"',))) == "WaitingForSlot"
 
 
 # --- while the Job runs
@@ -165,9 +366,10 @@ def test_a_running_job_needs_nothing():
 def test_refused_pods_fail_it_after_the_job_is_stopped(message, expected):
     body = running_backup()
     job = job_of(body, age=12)
-    assert ask(body, job=job) == Ask(Fact.REFUSALS)
+    assert ask(body, job=job) == Ask(Fact.PODS)
+    assert ask(body, job=job, pods=[]) == Ask(Fact.REFUSALS)
     events = [{"reason": "FailedCreate", "message": message}]
-    action = ask(body, job=job, refusals=events)
+    action = ask(body, job=job, pods=[], refusals=events)
     assert (action.status["phase"], reason(action)) == ("InProgress", "StoppingJob")
     assert action.status["error"]["reason"] == expected
     # The intent is on record: now the Job goes, and only then is it Failed.
@@ -183,8 +385,41 @@ def test_refused_pods_fail_it_after_the_job_is_stopped(message, expected):
 def test_a_webhook_that_fails_for_a_moment_is_waited_for():
     body = running_backup()
     events = [{"reason": "FailedCreate", "message": "failed calling webhook"}]
-    assert reason(ask(body, job=job_of(body, age=12), refusals=events)) == "PodRefused"
-    assert reason(ask(body, job=job_of(body, age=46), refusals=events)) == "StoppingJob"
+    assert reason(ask(body, job=job_of(body, age=12), pods=[], refusals=events)) == "PodRefused"
+    assert reason(ask(body, job=job_of(body, age=46), pods=[], refusals=events)) == "StoppingJob"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'Error creating: Post "https://10.0.0.1:443/api/v1/namespaces/x/pods": unexpected EOF',
+        "Error creating: unexpected error when reading response body. Please retry. Original error: unexpected EOF",
+        "Error creating: etcdserver: request timed out",
+    ],
+)
+def test_an_api_server_that_was_away_has_refused_nothing(message):
+    body = running_backup()
+    events = [{"reason": "FailedCreate", "message": message}]
+    for age in (12, 46, 500):
+        action = ask(body, job=job_of(body, age=age), pods=[], refusals=events)
+        assert (action.status["phase"], reason(action)) == ("InProgress", "Running")
+    refused = [*events, {"reason": "FailedCreate", "message": "pods is forbidden: exceeded quota: q"}]
+    assert ask(body, job=job_of(body, age=12), pods=[], refusals=refused).status["error"]["reason"] == "QuotaExceeded"
+    late = ask(body, job=job_of(body, age=50_000), pods=[], refusals=events)
+    assert late.status["error"]["reason"] == "StartDeadlineExceeded"
+
+
+@pytest.mark.parametrize(
+    "state", [pod("Running", {"name": "dump", "state": {"running": {}}}), pod("Succeeded", ended())]
+)
+def test_a_pod_that_is_there_was_not_refused_whatever_the_job_s_status_says(state):
+    """The Job controller loses sight of its pods while the API server is away."""
+    body = running_backup()
+    events = [{"reason": "FailedCreate", "message": "failed calling webhook"}]
+    action = ask(body, job=job_of(body, age=500), pods=[state], refusals=events)
+    assert (action.status["phase"], reason(action)) == ("InProgress", "Running")
+    waiting = ask(body, job=job_of(body, age=500), pods=[pod("Pending")], refusals=events)
+    assert (waiting.status["phase"], reason(waiting)) == ("InProgress", "Running")
 
 
 def test_a_lost_secret_fails_it_at_once():
@@ -203,6 +438,25 @@ def test_a_missing_image_is_shown_and_fails_at_the_start_deadline():
     late = ask(body, job=job_of(body, age=601, active=1), pods=pods)
     assert late.status["error"]["reason"] == "StartDeadlineExceeded"
     assert "no such image" in late.status["error"]["message"]
+
+
+def test_a_pod_of_which_only_the_sidecar_runs_is_held_to_the_start_deadline():
+    """It starts first; the image of the container that does the work may still be missing."""
+    body = running_backup()
+    sidecar = {"name": "upload", "state": {"running": {}}}
+    pods = [pod("Pending", waits("ImagePullBackOff", "no such image"), init=(sidecar,))]
+    assert reason(ask(body, job=job_of(body, age=30, active=1), pods=pods)) == "ImagePullFailed"
+    late = ask(body, job=job_of(body, age=601, active=1), pods=pods)
+    assert late.status["error"]["reason"] == "StartDeadlineExceeded"
+
+
+def test_a_sidecar_that_cannot_start_is_shown():
+    body = running_backup()
+    lost = waits("CreateContainerConfigError", 'secret "keys" not found', "upload")
+    pods = [pod("Pending", waits("PodInitializing"), init=(lost,))]
+    action = ask(body, job=job_of(body, age=12, active=1), pods=pods)
+    assert action.status["error"]["reason"] == "CredentialsLost"
+    assert '"keys"' in action.status["error"]["message"]
 
 
 def test_a_pod_that_started_is_not_held_to_the_start_deadline():
@@ -239,6 +493,17 @@ def test_completed_takes_condition_report_and_location():
     assert action.status["conditions"][0]["status"] == "True"
     assert "error" not in action.status
     assert (action.event.type, action.event.reason) == ("Normal", "BackupCompleted")
+
+
+@pytest.mark.parametrize("part", [{"schemas": ["a"]}, {"excludeTables": [{"name": "t"}]}])
+def test_a_part_of_the_database_is_called_so(part):
+    body = backup(status=IN_PROGRESS, spec=part)
+    action = done(body, [pod("Succeeded", ended(0, json.dumps({"result": manifest(body)})))])
+    (condition,) = action.status["conditions"]
+    assert (action.status["phase"], condition["type"], condition["status"]) == ("Completed", "Complete", "True")
+    assert condition["reason"] == "CompletedInPart"
+    assert "a part of the database only" in condition["message"]
+    assert action.event.reason == "BackupCompleted"
 
 
 @pytest.mark.parametrize(
@@ -280,6 +545,63 @@ def test_a_lost_report_is_read_from_the_manifest(pods):
     report = json.dumps({"result": manifest(body)})
     action = done(body, pods, reader=reader, reader_pods=[pod("Succeeded", ended(0, report))])
     assert action.status["phase"] == "Completed"
+
+
+def streaming_job(body, **status):
+    job = job_of(body, **status)
+    job["metadata"]["annotations"][names.ANNOTATION_LOCATION] = location_of(body, S3)
+    return job
+
+
+def test_completed_in_an_object_store():
+    body = running_backup()
+    file = "dump-4b1c7a9e-0d5f-4a6e-9b57-1f0c3f6f2d11.pgdump"
+    pods = [pod("Succeeded", ended(0, json.dumps({"result": manifest(body, file=file)})))]
+    # The store itself is not looked at any more: what the Job wrote is there, whatever became of it.
+    action = ask(body, job=streaming_job(body, **complete()), pods=pods)
+    assert (action.status["phase"], action.status["backupLocation"]) == ("Completed", location_of(body, S3))
+
+
+@pytest.mark.parametrize("file", ["dump.tar", "../dump.pgdump", "dump-x y.sql", "-dump.sql", "dump-.sql", "dump.sql\n"])
+def test_a_file_that_no_script_of_ours_writes_is_never_completed(file):
+    body = running_backup()
+    action = done(body, [pod("Succeeded", ended(0, json.dumps({"result": manifest(body, file=file)})))])
+    assert (action.status["phase"], action.status["error"]["reason"]) == ("Failed", "ResultInvalid")
+
+
+def test_a_lost_report_is_read_from_an_object_store():
+    body = running_backup()
+    job = streaming_job(body, **complete())
+    action = ask(body, job=job, pods=[], the_store=streamed(serviceAccountName="writer"))
+    assert isinstance(action, CreateJob)
+    assert (action.template, action.claim, action.service_account) == ("read-manifest.yaml.j2", None, "writer")
+    assert (action.values["artifact_path"], action.values["store"]["bucket"]) == (path_of(body), "vault")
+    assert action.values["uploader_image"] == names.UPLOADER_IMAGE
+    assert action.annotations[names.ANNOTATION_LOCATION] == location_of(body, S3)
+
+
+@pytest.mark.parametrize(
+    ("the_store", "words"),
+    [
+        pytest.param(None, "so is the BackupStore", id="gone"),
+        pytest.param(s3_store(prefix="elsewhere"), "so is the BackupStore", id="made-anew-for-another-prefix"),
+        pytest.param(store(), "so is the BackupStore", id="made-anew-for-a-claim"),
+    ],
+)
+def test_without_its_object_store_a_lost_report_stays_lost(the_store, words):
+    body = running_backup()
+    action = ask(body, job=streaming_job(body, **complete()), pods=[], the_store=the_store)
+    assert (action.status["phase"], action.status["error"]["reason"]) == ("Failed", "ResultLost")
+    assert words in action.status["error"]["message"]
+    assert location_of(body, S3) in action.status["error"]["message"]
+
+
+def test_a_lost_report_in_a_volume_is_read_without_its_store():
+    body = running_backup()
+    for the_store in (None, s3_store(), store("default", "another")):
+        action = done(body, [], the_store=the_store)
+        assert action.claim == Claim("vault")
+        assert action.values["store"] == {"kind": "pvc", "claim_name": "vault"}
 
 
 def test_no_manifest_means_no_backup():

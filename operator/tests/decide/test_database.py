@@ -63,7 +63,8 @@ def verify_job(body, sts, *, age=5, **status):
 
 
 def verified_pods(version="17.6"):
-    return [pod("Succeeded", ended(0, json.dumps({"result": {"serverVersion": version}}), name="verify"))]
+    report = {"result": {"serverVersion": version, "toolVersion": version}}
+    return [pod("Succeeded", ended(0, json.dumps(report), name="verify"))]
 
 
 def with_status(body, action):
@@ -127,7 +128,8 @@ def test_the_whole_way():
     action = ask(body, server=sts, job=job, pods=verified_pods())
     status = action.status
     assert (status["phase"], status["ready"], status["endpoint"]) == ("Ready", True, ENDPOINT)
-    assert (status["serverVersion"], status["secretName"]) == ("17.6", "db-credentials")
+    assert (status["serverVersion"], status["toolVersion"]) == ("17.6", "17.6")
+    assert status["secretName"] == "db-credentials"
     assert status["observedGeneration"] == 1
     assert conditions(status) == {"Ready": "True", "Progressing": "False"}
     assert action.event == Event("Normal", "DatabaseReady", f"Database is ready at {ENDPOINT}")
@@ -470,6 +472,8 @@ def test_only_the_first_verification_makes_role_and_database():
         "username": "app",
         "superuser": "postgres",
         "secret_name": "db-credentials",
+        "ssl_mode": None,
+        "ca_secret_name": None,
     }
     assert action.values["active_deadline_seconds"] == 120
     assert action.values["ttl_seconds_after_finished"] == 120

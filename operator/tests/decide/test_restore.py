@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from support import NOW, SHA, ago, backup, complete, database, ended, failed_job, job_of, pod, restore, store
+from support import NOW, SHA, ago, backup, complete, database, ended, failed_job, job_of, pod, restore, s3_store, store
 from support import waiting as waits
 
 from postgres_operator import names
@@ -12,13 +12,17 @@ from postgres_operator.api.store import BackupStore
 from postgres_operator.decide.actions import Ask, Claim, CreateJob, DeleteJob, Fact, Nothing, SetStatus
 from postgres_operator.decide.jobs import read_job
 from postgres_operator.decide.restore import decide
-from postgres_operator.decide.run import Facts
+from postgres_operator.decide.run import Facts, Policy
 
 CLAIM = Claim("vault", ("ReadWriteOnce",))
-LOCATION = "pvc://vault/db/nightly-1"
+PATH = "db/nightly-1"
+LOCATION = f"pvc://vault/{PATH}"
 DONE = {"phase": "Completed", "backupLocation": LOCATION, "checksum": f"sha256:{SHA}"}
 IN_PROGRESS = {"phase": "InProgress", "startTime": ago(50), "jobRef": {"name": "j"}}
 BY_LOCATION = {"location": LOCATION}
+S3_LOCATION = f"s3://vault/team/{PATH}"
+IN_S3 = {"location": S3_LOCATION}
+S3_DONE = {**DONE, "backupLocation": S3_LOCATION}
 
 
 def ask(body, *, db=None, source=None, the_store=None, job=None, **facts):
@@ -27,7 +31,7 @@ def ask(body, *, db=None, source=None, the_store=None, job=None, **facts):
     made = None if source is False else Backup.model_validate(source or backup(status=DONE))
     known = Facts(now=NOW, database=found, job=read_job(job), **facts)
     chosen = BackupStore.model_validate(the_store) if the_store else None
-    return decide(Restore.model_validate(body), made, chosen, known)
+    return decide(Restore.model_validate(body), made, chosen, known, Policy({}))
 
 
 def reason(action) -> str:
@@ -40,6 +44,25 @@ def claimed(body=None, **more):
 
 
 # --- before there is a Job
+
+
+@pytest.mark.parametrize(
+    ("jobs", "source", "the_store", "starts"),
+    [
+        pytest.param(4, DONE, None, True, id="a volume"),
+        pytest.param(1, S3_DONE, s3_store(prefix="team"), True, id="one session from a bucket"),
+        pytest.param(4, S3_DONE, s3_store(prefix="team"), False, id="a bucket"),
+    ],
+)
+def test_only_what_is_in_a_volume_is_loaded_by_several_sessions(jobs, source, the_store, starts):
+    body = restore(spec={"backupRef": {"name": "nightly"}, "mode": "Replace", "jobs": jobs})
+    action = claimed(body, source=backup(status=source), the_store=the_store)
+    if starts:
+        assert isinstance(action, CreateJob)
+        assert action.values["jobs"] == jobs
+        return
+    assert (action.status["phase"], reason(action)) == ("Failed", "FormatUnsupported")
+    assert S3_LOCATION in action.status["error"]["message"]
 
 
 @pytest.mark.parametrize("phase", ["Completed", "Failed"])
@@ -114,8 +137,8 @@ def test_the_job_is_created_first_and_then_the_status():
     assert isinstance(action, CreateJob)
     assert action.name == names.job_name("Restore", "undo", body["metadata"]["uid"])
     assert (action.template, action.claim) == ("restore.yaml.j2", CLAIM)
-    assert action.annotations == {names.ANNOTATION_LOCATION: LOCATION}
-    assert action.labels == {names.LABEL_DATABASE: "db", names.LABEL_CLAIM: names.short_hash("vault")}
+    assert action.annotations == {names.ANNOTATION_LOCATION: LOCATION, names.ANNOTATION_PATH: PATH}
+    assert action.labels == {names.LABEL_DATABASE: "db"}
     assert (action.then.status["phase"], action.then.status["jobRef"]) == ("InProgress", {"name": action.name})
     assert "error" not in action.then.status
 
@@ -124,7 +147,8 @@ def test_a_restore_says_what_to_check_and_where_to_put_it():
     body = restore(spec={"backupRef": {"name": "nightly"}, "mode": "Replace", "keepPrevious": False})
     values = claimed(body, db=database(spec={"databaseName": "shop", "username": "keeper"})).values
     uid = body["metadata"]["uid"]
-    assert (values["claim_name"], values["artifact_path"]) == ("vault", "db/nightly-1")
+    assert values["store"] == {"kind": "pvc", "claim_name": "vault"}
+    assert values["artifact_path"] == PATH
     assert values["expected_sha256"] == SHA
     assert values["restore_uid"] == uid
     assert (values["mode"], values["keep_previous"]) == ("Replace", False)
@@ -158,6 +182,16 @@ def test_a_job_that_is_there_already_is_followed_not_created_again():
         pytest.param({**BY_LOCATION, "storeRef": {"name": "far"}}, store("far"), True, id="in-the-named-store"),
         pytest.param({"location": "pvc://backups/db/x-1"}, None, True, id="default-claim-without-a-store"),
         pytest.param(BY_LOCATION, store(claim="vau"), False, id="only-a-prefix-of-the-claim"),
+        pytest.param(BY_LOCATION, s3_store(), False, id="in-a-claim-not-in-the-bucket-of-that-name"),
+        pytest.param(IN_S3, s3_store(prefix="team"), True, id="in-the-default-bucket"),
+        pytest.param({**IN_S3, "storeRef": {"name": "far"}}, s3_store("far", prefix="team"), True, id="named-bucket"),
+        pytest.param(IN_S3, s3_store(), True, id="below-a-bucket-without-a-prefix"),
+        pytest.param(IN_S3, s3_store(bucket="vau"), False, id="only-a-prefix-of-the-bucket"),
+        pytest.param(IN_S3, s3_store(prefix="tea"), False, id="only-a-part-of-the-prefix"),
+        pytest.param(IN_S3, s3_store(prefix="team/db"), True, id="deeper-than-backups-are-written"),
+        pytest.param(IN_S3, s3_store(prefix="team/db/nightly-1"), False, id="the-prefix-itself"),
+        pytest.param(IN_S3, s3_store(prefix="other"), False, id="another-prefix"),
+        pytest.param(IN_S3, store(), False, id="in-a-bucket-not-in-the-claim-of-that-name"),
         pytest.param(
             {**BY_LOCATION, "storeRef": {"name": "far"}}, store("far", "other"), False, id="not-in-the-named-store"
         ),
@@ -174,7 +208,82 @@ def test_a_location_must_lie_in_its_store(spec, the_store, started):
         assert spec["location"] in action.status["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("the_store", "path"),
+    [(s3_store(prefix="team"), PATH), (s3_store(), f"team/{PATH}"), (s3_store(prefix="team/db"), "nightly-1")],
+)
+def test_a_location_is_split_where_its_store_begins(the_store, path):
+    action = ask(restore(spec=IN_S3), source=False, the_store=the_store)
+    assert (action.values["artifact_path"], action.annotations[names.ANNOTATION_PATH]) == (path, path)
+    assert action.annotations[names.ANNOTATION_LOCATION] == S3_LOCATION
+
+
+# --- from an object store, by the Backup that wrote it
+
+
+def from_s3(the_store, **spec):
+    source = backup(status=S3_DONE, spec=spec)
+    return ask(restore(), source=source, the_store=the_store)
+
+
+def test_an_object_store_needs_no_claim():
+    action = from_s3(s3_store(prefix="team", serviceAccountName="reader", credentialsSecretRef={"name": "keys"}))
+    assert isinstance(action, CreateJob)
+    assert (action.template, action.claim, action.service_account) == ("restore.yaml.j2", None, "reader")
+    assert action.labels == {names.LABEL_DATABASE: "db"}
+    assert (action.values["artifact_path"], action.values["expected_sha256"]) == (PATH, SHA)
+    assert action.values["uploader_image"] == names.UPLOADER_IMAGE
+    assert (action.values["store"]["bucket"], action.values["store"]["credentials_secret"]) == ("vault", "keys")
+
+
+def test_the_store_of_the_backup_is_waited_for():
+    missing = from_s3(None, storeRef={"name": "far"})
+    assert (missing.status["phase"], reason(missing)) == ("Pending", "StoreNotFound")
+    assert 'BackupStore "far", which Backup "nightly" was written to' in missing.status["conditions"][0]["message"]
+    assert '"default"' in from_s3(None).status["conditions"][0]["message"]
+    assert isinstance(from_s3(s3_store("far", prefix="team"), storeRef={"name": "far"}), CreateJob)
+
+
+@pytest.mark.parametrize(
+    ("the_store", "words"),
+    [
+        pytest.param(s3_store(prefix="crew"), "s3://vault/crew", id="another-prefix"),
+        pytest.param(s3_store(bucket="cellar", prefix="team"), "s3://cellar/team", id="another-bucket"),
+        pytest.param(store(), "pvc://vault", id="a-claim-now"),
+    ],
+)
+def test_a_store_that_was_made_anew_elsewhere_is_told(the_store, words):
+    action = from_s3(the_store)
+    assert (action.status["phase"], action.status["error"]["reason"]) == ("Failed", "LocationNotInStore")
+    message = action.status["error"]["message"]
+    for part in (S3_LOCATION, 'Backup "nightly"', 'BackupStore "default"', f"({words})", "spec.storeRef"):
+        assert part in message
+
+
+def test_a_backup_in_a_volume_is_found_whatever_the_store_is_now():
+    for the_store in (None, s3_store(), store(claim="another")):
+        assert claimed(the_store=the_store).values["store"] == {"kind": "pvc", "claim_name": "vault"}
+
+
 # --- while the Job runs
+
+
+EXTERNAL = {"host": "pg.example.com", "sslMode": "require", "credentialsSecretRef": {"name": "login"}}
+
+
+@pytest.mark.parametrize("superuser", [None, "root"])
+@pytest.mark.parametrize("mode", ["Fail", "Clean", "Replace"])
+def test_replace_wants_a_superuser_of_an_external_server(mode, superuser):
+    external = EXTERNAL | ({"superuser": superuser} if superuser else {})
+    found = {"claim": Claim("vault"), "claim_known": True}
+    wanted = restore(spec={"backupRef": {"name": "nightly"}, "mode": mode})
+    action = ask(wanted, db=database(spec={"external": external}), **found)
+    if mode == "Replace" and not superuser:
+        assert (action.status["phase"], action.status["error"]["reason"]) == ("Failed", "SuperuserMissing")
+        assert "spec.external.superuser" in action.status["error"]["message"]
+    else:
+        assert isinstance(action, CreateJob)
+        assert action.values["database"]["superuser"] == superuser
 
 
 def running_restore(spec=None, **changes):
@@ -200,8 +309,9 @@ def test_refused_pods_fail_it_after_the_job_is_stopped():
     body = running_restore()
     job = job_of(body, age=12)
     events = [{"reason": "FailedCreate", "message": 'pods "x" is forbidden: violates PodSecurity "restricted"'}]
-    assert ask(body, job=job) == Ask(Fact.REFUSALS)
-    action = ask(body, job=job, refusals=events)
+    assert ask(body, job=job) == Ask(Fact.PODS)
+    assert ask(body, job=job, pods=[]) == Ask(Fact.REFUSALS)
+    action = ask(body, job=job, pods=[], refusals=events)
     assert (action.status["phase"], reason(action)) == ("InProgress", "StoppingJob")
     stopping = restore(status=action.status)
     assert ask(stopping, job=job, refusals=events) == DeleteJob(
@@ -286,7 +396,7 @@ def report(**changes) -> str:
 
 def finished(body, text: str | None, db=None):
     job = job_of(body, **complete())
-    job["metadata"]["annotations"][names.ANNOTATION_LOCATION] = LOCATION
+    job["metadata"]["annotations"] |= {names.ANNOTATION_LOCATION: LOCATION, names.ANNOTATION_PATH: PATH}
     return ask(body, db=db, job=job, pods=[] if text is None else [pod("Succeeded", ended(0, text))])
 
 
@@ -308,10 +418,13 @@ def test_completed_says_what_went_where():
 
 def test_the_kept_database_and_warnings_are_told():
     body = running_restore({"backupRef": {"name": "nightly"}, "mode": "Replace"})
-    action = finished(body, report(previousDatabase="app_before_12345678", warning="extension x was skipped"))
+    action = finished(
+        body, report(previousDatabase="app_before_12345678", warning="x was skipped", globals="globals.sql")
+    )
     assert action.status["previousDatabase"] == "app_before_12345678"
     assert "app_before_12345678" in action.event.message
-    assert "extension x was skipped" in action.event.message
+    assert "x was skipped" in action.event.message
+    assert "The roles of the server, which are in globals.sql there, are not." in action.event.message
 
 
 @pytest.mark.parametrize(

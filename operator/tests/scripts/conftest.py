@@ -3,10 +3,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from object_store import ObjectStore, object_store, uploader_programs
 from script_runner import (
     BIN,
     SECRET,
@@ -16,6 +18,7 @@ from script_runner import (
     Pods,
     Server,
     TestDatabase,
+    Tls,
     hand_over,
     new_databases,
     until,
@@ -47,7 +50,7 @@ def spies(base: Path) -> Path:
     """PostgreSQL's programs, recording the arguments they are given."""
     directory = base / "spies"
     directory.mkdir()
-    for program in ("psql", "pg_dump", "pg_restore"):
+    for program in ("psql", "pg_dump", "pg_dumpall", "pg_restore"):
         spy = directory / program
         spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>"$ARGV_LOG"\nexec {BIN / program} "$@"\n')
         spy.chmod(0o755)
@@ -57,7 +60,28 @@ def spies(base: Path) -> Path:
 @pytest.fixture(scope="session")
 def server(base: Path) -> Iterator[Server]:
     """A server of its own on a free port, with scram logins only."""
-    directory = hand_over(base / "server")
+    with started(hand_over(base / "server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tls(base: Path) -> Tls:
+    """Certificates."""
+    return Tls(hand_over(base / "tls"))
+
+
+@pytest.fixture(scope="module")
+def tls_server(base: Path, tls: Tls) -> Iterator[Server]:
+    """A server that takes TLS connections only; its certificate is for the name localhost."""
+    directory = hand_over(base / "tls-server")
+    settings = ["ssl = on", f"ssl_cert_file = '{tls.certificate}'", f"ssl_key_file = '{tls.key}'"]
+    with started(directory, settings, "hostssl all all 127.0.0.1/32 scram-sha-256\n") as running:
+        yield running
+
+
+@contextmanager
+def started(directory: Path, settings: Iterable[str] = (), access: str = "") -> Iterator[Server]:
+    """A new server that runs in the directory; `access` replaces pg_hba.conf."""
     password = directory / "password"
     password.write_text(SUPERUSER_PASSWORD + "\n")
     password.chmod(0o644)
@@ -69,7 +93,9 @@ def server(base: Path) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with (data / "postgresql.auto.conf").open("a") as configuration:
-        configuration.write(f"{_CONFIGURATION}\nport = {port}\n")
+        configuration.write("\n".join([_CONFIGURATION, f"port = {port}", *settings, ""]))
+    if access:
+        (data / "pg_hba.conf").write_text(access)
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen([BIN / "postgres", "-D", data], stdout=log, stderr=log, cwd="/", **UNPRIVILEGED)
     running = Server(directory, port)
@@ -96,7 +122,8 @@ def pods(place: Path, spies: Path) -> Iterator[Pods]:
     yield all_pods
     for script in all_pods.started:
         for pid in script.descendants():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         script.process.wait(10)
 
 
@@ -117,3 +144,23 @@ def database(server: Server) -> Iterator[Callable[..., TestDatabase]]:
     """database(name="app", options="", owner=name): a new database; it goes at the end."""
     with new_databases(server) as create:
         yield create
+
+
+@pytest.fixture(scope="session")
+def uploader(base: Path) -> Path:
+    """The PATH of the uploader's image."""
+    return uploader_programs(base)
+
+
+@pytest.fixture
+def s3(place: Path) -> Iterator[ObjectStore]:
+    """An S3 server over http with an empty bucket."""
+    with object_store(place / "s3") as running:
+        yield running
+
+
+@pytest.fixture
+def s3_tls(place: Path) -> Iterator[ObjectStore]:
+    """The same over https, vouched for by a private authority only."""
+    with object_store(place / "s3-tls", tls=True) as running:
+        yield running

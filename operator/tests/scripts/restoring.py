@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import uuid
 from collections.abc import Callable
@@ -17,8 +18,9 @@ STEPS = {
     "Clean": ["restore-check", "restore-load"],
     "Replace": ["restore-check", "restore-prepare", "restore-load", "restore-swap"],
 }
-FILES = {"custom": "dump.pgdump", "plain": "dump.sql"}
-MORE_FILES = {"restore-load": ["restore-target.sh"]}
+FILES = {"custom": "dump.pgdump", "plain": "dump.sql", "directory": "dump.dir"}
+BLOCK = 8 << 20  # bytes, as in blocks.sh
+MORE_FILES = {"restore-load": ["restore-target.sh", "restore-parallel.sh"]}
 
 
 @dataclass
@@ -46,6 +48,23 @@ class Restore:
     def previous(self) -> str:
         return f"{self.target.name}_before_{self.uid[:8]}"
 
+    @property
+    def work(self) -> Path:
+        """Where the steps leave notes for each other."""
+        return hand_over(self.pods.directory / f"work-{self.pod}")
+
+    def examined(self) -> None:
+        """What restore-check leaves for restore-load, where a test does without it."""
+        (file,) = (self.store / self.artifact).glob("dump.*")
+        content = file.read_bytes()
+        blocks = [content[i : i + BLOCK] for i in range(0, len(content), BLOCK)]
+        (self.work / "blocks").write_text("".join(f"{hashlib.sha256(block).hexdigest()}\n" for block in blocks))
+        entries = len(re.findall(rb"^-- Name: ", content, re.MULTILINE))
+        if file.suffix == ".pgdump":
+            listed = subprocess.run([BIN / "pg_restore", "--list", file], capture_output=True, check=False).stdout
+            entries = len(re.findall(rb"^\d", listed, re.MULTILINE))
+        (self.work / "entries").write_text(f"{entries}\n")
+
     def twin(self) -> "Restore":
         """A second pod of the same Restore."""
         return Restore(self.pods, self.store, self.target, self.artifact, self.mode, self.keep_previous, self.uid)
@@ -59,7 +78,7 @@ class Restore:
             "RESTORE_UID": self.uid,
             "POD_UID": self.pod,
             "MODE": self.mode,
-            "WORK_DIR": str(hand_over(self.pods.directory / f"work-{self.pod}")),
+            "WORK_DIR": str(self.work),
         }
         if step == "restore-load":
             env |= self.target.env
@@ -74,11 +93,13 @@ class Restore:
 
     def start(self, step: str, **more: str) -> Script:
         """Start one step."""
+        if step == "restore-load" and not (self.work / "blocks").exists():
+            self.examined()
         return self.pods.start([*MORE_FILES.get(step, []), f"{step}.sh"], self.env(step, **more))
 
     def step(self, step: str, **more: str) -> Outcome:
         """Run one step."""
-        outcome = self.pods.run([*MORE_FILES.get(step, []), f"{step}.sh"], self.env(step, **more))
+        outcome = self.pods.finish(self.start(step, **more))
         assert "bash: " not in outcome.log, outcome.log  # what bash itself finds wrong
         return outcome
 
@@ -97,30 +118,30 @@ class Restore:
         return outcome
 
 
-def back_up(pods: Pods, store: Path, source: TestDatabase, kind: str = "custom", name: str = "nightly") -> str:
+def back_up(
+    pods: Pods, store: Path, source: TestDatabase, kind: str = "custom", name: str = "nightly", **more: str
+) -> str:
     """Dump a database; the location of the backup in the store."""
     env = {
         **source.env,
         "FORMAT": kind,
+        "FILE": FILES[kind],
         "STORE_DIR": str(store),
         "ARTIFACT_PATH": f"shop/{name}-{kind}",
         "POD_UID": "pod-of-the-backup",
         "BACKUP_SOURCE": json.dumps({"databaseName": source.name}),
+        **more,
     }
     location = pods.run("dump.sh", env).result["location"]
     assert isinstance(location, str)
     return location
 
 
-def forge(store: Path, content: bytes, kind: str = "plain", name: str = "forged") -> str:
-    """A backup with this content and a manifest that fits; its location in the store."""
-    file = FILES[kind]
-    directory = store / "shop" / name
-    directory.mkdir(parents=True)
-    (directory / file).write_bytes(content)
+def manifest_of(content: bytes, kind: str, location: str, file: str) -> bytes:
+    """The manifest that a dump with this content has, as a file."""
     manifest = {
         "schema": 1,
-        "location": f"shop/{name}",
+        "location": location,
         "file": file,
         "format": kind,
         "sizeBytes": len(content),
@@ -130,7 +151,16 @@ def forge(store: Path, content: bytes, kind: str = "plain", name: str = "forged"
         "backupTime": "2024-02-29T00:00:00Z",
         "source": {},
     }
-    (directory / "manifest.json").write_text(json.dumps(manifest) + "\n")
+    return json.dumps(manifest).encode() + b"\n"
+
+
+def forge(store: Path, content: bytes, kind: str = "plain", name: str = "forged") -> str:
+    """A backup with this content and a manifest that fits; its location in the store."""
+    file = FILES[kind]
+    directory = store / "shop" / name
+    directory.mkdir(parents=True)
+    (directory / file).write_bytes(content)
+    (directory / "manifest.json").write_bytes(manifest_of(content, kind, f"shop/{name}", file))
     return f"shop/{name}"
 
 

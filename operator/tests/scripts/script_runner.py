@@ -17,6 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BIN = Path("/usr/lib/postgresql/15/bin")
+# What goes before a script where the store is a volume.
+ON_VOLUME = {
+    "dump.sh": ["volume.sh", "dump-to-volume.sh", "globals.sh"],
+    "read-manifest.sh": ["volume.sh"],
+    "restore-check.sh": ["volume.sh", "blocks.sh"],
+    "restore-load.sh": ["volume.sh", "blocks.sh"],
+}
 SCRIPTS = Path(__file__).parents[3] / "job_templates"
 SECRET = "geheim"
 SUPERUSER_PASSWORD = f"{SECRET}-super'user\"$HOME\\"
@@ -52,6 +59,11 @@ class Server:
     def log(self) -> str:
         """All that the server logged so far."""
         return (self.directory / "log").read_text(errors="replace")
+
+    @property
+    def version(self) -> str:
+        """Such as 15.20; that of the tools, too."""
+        return self.sql("SHOW server_version").split()[0]
 
     def env(self, database: str = "postgres", user: str = "postgres", password: str = "") -> dict[str, str]:
         """PG* variables of a login; the superuser's by default."""
@@ -100,6 +112,35 @@ class Server:
     def roles(self) -> set[str]:
         """Names of all roles."""
         return set(self.sql("SELECT rolname FROM pg_roles").splitlines())
+
+
+class Tls:
+    """A private certificate authority, another one, and a server's certificate for the name localhost."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ca, self.other_ca = directory / "ca.crt", directory / "other-ca.crt"
+        self.certificate, self.key = directory / "server.crt", directory / "server.key"
+        for ca in (self.ca, self.other_ca):
+            _openssl(
+                "req", "-x509", *_NEW_KEY, "-subj", f"/CN={ca.stem}", "-keyout", ca.with_suffix(".key"), "-out", ca
+            )
+            ca.chmod(0o644)
+        request, names = directory / "server.csr", directory / "names"
+        names.write_text("subjectAltName=DNS:localhost\n")
+        _openssl("req", *_NEW_KEY, "-subj", "/CN=localhost", "-keyout", self.key, "-out", request)
+        signed_by = ("-CA", self.ca, "-CAkey", self.ca.with_suffix(".key"), "-CAcreateserial", "-extfile", names)
+        _openssl("x509", "-req", "-in", request, *signed_by, "-days", "2", "-out", self.certificate)
+        self.key.chmod(0o600)  # the server refuses a key that others may read
+        if UNPRIVILEGED:
+            shutil.chown(self.key, UNPRIVILEGED["user"], UNPRIVILEGED["group"])
+
+
+_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+
+def _openssl(*arguments: str | Path) -> None:
+    done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @dataclass(frozen=True)
@@ -252,18 +293,24 @@ class Pods:
     started: list[Script] = field(default_factory=list)
 
     def start(self, names: str | Iterable[str], env: Mapping[str, str], more: str = "") -> Script:
-        """Run lib.sh, the named script(s) and `more` as one text, like a template does."""
-        directory = hand_over(self.directory / f"pod-{len(self.started)}")
-        files = ["lib.sh", *([names] if isinstance(names, str) else names)]
+        """Run lib.sh, the named script(s) and `more` as one text, like a template does; the store is a volume."""
+        files = ["lib.sh"]
+        for name in [names] if isinstance(names, str) else names:
+            files += [*ON_VOLUME.get(name, []), name]
         text = "".join((SCRIPTS / name).read_text() for name in files) + more
+        return self.launch(["bash", "-c", text], env)
+
+    def launch(self, command: list[str], env: Mapping[str, str], path: str = "") -> Script:
+        """Run a container's command."""
+        directory = hand_over(self.directory / f"pod-{len(self.started)}")
         for name in ("termination-log", "argv", "log"):
             (directory / name).touch()
             (directory / name).chmod(0o666)
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen(
-                ["bash", "-c", text],
+                command,
                 env={
-                    "PATH": f"{self.directory / 'bin'}:{self.spies}:{BIN}:/usr/bin:/bin",
+                    "PATH": path or f"{self.directory / 'bin'}:{self.spies}:{BIN}:/usr/bin:/bin",
                     "TMPDIR": str(hand_over(directory / "tmp")),
                     "TERMINATION_LOG": str(directory / "termination-log"),
                     "ARGV_LOG": str(directory / "argv"),
@@ -281,9 +328,13 @@ class Pods:
 
     def run(self, names: str | Iterable[str], env: Mapping[str, str], more: str = "") -> Outcome:
         """Run to the end; nothing may be left of it, neither processes nor temporary files."""
-        script = self.start(names, env, more)
+        return self.finish(self.start(names, env, more))
+
+    def finish(self, script: Script) -> Outcome:
+        """Wait for the end; nothing may be left of it, neither processes nor temporary files."""
         outcome = script.wait()
-        assert not script.descendants(), script.descendants()
+        # What a child of the script had started ends by itself, when its input does: with the container at the latest.
+        until(lambda: not script.descendants(), 5)
         assert not list((script.directory / "tmp").iterdir())
         return outcome
 

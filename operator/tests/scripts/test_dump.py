@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from script_runner import BIN, Outcome, Pods, Server, TestDatabase, hand_over, new_databases, until
+from script_runner import BIN, Outcome, Pods, Server, TestDatabase, hand_over, identifier, new_databases, until
 
 from postgres_operator.api.backup import Manifest
 
@@ -46,7 +46,8 @@ def _env(db: TestDatabase, store: Path, **more: str) -> dict[str, str]:
         "POD_UID": "pod-1",
         "BACKUP_SOURCE": json.dumps(SOURCE),
     }
-    return env | more
+    env |= more
+    return {"FILE": FILES.get(env["FORMAT"], "dump"), **env}
 
 
 def _read(pods: Pods, store: Path, path: str = PATH) -> Outcome:
@@ -387,7 +388,7 @@ def test_a_source_that_is_no_object_is_not_promoted(pods: Pods, shop: TestDataba
 
 
 def test_another_format_is_refused(pods: Pods, shop: TestDatabase, store: Path) -> None:
-    assert _fails(pods, shop, store, FORMAT="directory")[0] == "InternalError"
+    assert _fails(pods, shop, store, FORMAT="tar")[0] == "InternalError"
 
 
 # --- reading a manifest
@@ -505,3 +506,144 @@ def test_an_unreadable_manifest_is_no_success(pods: Pods, store: Path, backup: P
     (backup / "manifest.json").write_text(json.dumps(MANIFEST) + "\n")
     (backup / "manifest.json").chmod(0)
     assert _read(pods, store).reason in ("ArtifactMissing", "ManifestInvalid", "InternalError")
+
+
+# --- compression
+
+
+@pytest.mark.parametrize(
+    ("compression", "option"),
+    [("none", "--compress=0"), ("gzip", "--compress=6"), ("gzip:1", "--compress=1"), ("gzip:9", "--compress=9")],
+)
+def test_compression_as_every_version_of_pg_dump_takes_it(
+    pods: Pods, shop: TestDatabase, store: Path, compression: str, option: str
+) -> None:
+    script = pods.start("dump.sh", _env(shop, store, COMPRESSION=compression))
+    manifest = pods.finish(script).result
+    assert option in (script.directory / "argv").read_text().split()
+    plain = b"row-data-" in (store / PATH / FILES["custom"]).read_bytes()
+    assert plain == (compression == "none")
+    assert _read(pods, store).result == manifest
+
+
+def test_by_itself_pg_dump_decides(pods: Pods, shop: TestDatabase, store: Path) -> None:
+    script = pods.start("dump.sh", _env(shop, store))
+    assert pods.finish(script).result
+    assert "--compress" not in (script.directory / "argv").read_text()
+    assert b"row-data-" not in (store / PATH / FILES["custom"]).read_bytes()
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd:19"])
+def test_a_method_that_the_tools_do_not_know_is_refused_before_the_dump(
+    pods: Pods, shop: TestDatabase, store: Path, compression: str
+) -> None:
+    reason, message = _fails(pods, shop, store, COMPRESSION=compression)
+    assert reason == "VersionMismatch"
+    assert f"cannot compress with {compression.partition(':')[0]}, which came with version 16" in message
+    assert "spec.compression" in message
+
+
+@pytest.mark.parametrize("compression", ["lz4", "lz4:12", "zstd", "zstd:19"])
+def test_newer_tools_are_told_method_and_level(pods: Pods, shop: TestDatabase, store: Path, compression: str) -> None:
+    given = pods.directory / "given"
+    given.touch()
+    given.chmod(0o666)
+    version = '[ "$1" = --version ] && exec echo "pg_dump (PostgreSQL) 16.4"'
+    pods.shim("pg_dump", f'{version}\necho "$@" >>{given}; exec "$REAL" "${{@/#--compress=*/--compress=1}}"')
+    assert pods.run("dump.sh", _env(shop, store, COMPRESSION=compression)).result
+    assert f" --compress={compression} " in given.read_text()
+
+
+# --- a part of the database
+
+WEIRD = "We\"ird.*? $x \\ $(id) 'Gr\u00f6\u00dfe"
+
+
+@pytest.fixture
+def parts(database: NewDatabase) -> TestDatabase:
+    """A database with two schemas, of which one has a name like a pattern."""
+    return _parts(database())
+
+
+def _parts(db: TestDatabase) -> TestDatabase:
+    name = identifier(WEIRD)
+    db.app_sql(
+        f'SET client_encoding = \'UTF8\'; CREATE SCHEMA {name}; CREATE SCHEMA "Weird"; CREATE TABLE "Weird".t1 ();'
+        f"CREATE TABLE {name}.{name} (); CREATE TABLE {name}.plain (); CREATE TABLE a (); CREATE TABLE aa ();"
+        "CREATE VIEW v AS SELECT 1; CREATE SEQUENCE s; CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'"
+    )
+    return db
+
+
+def _selection(*lines: str) -> str:
+    return "\n".join(line.replace(" ", "\t", 1).replace("/", "\t") for line in lines)
+
+
+def _entries(store: Path) -> set[str]:
+    """Kinds and names of what is in the dump but for settings."""
+    listed = subprocess.check_output([BIN / "pg_restore", "--list", store / PATH / FILES["custom"]])
+    entries = {line.split(b" ", 3)[3].rpartition(b" ")[0] for line in listed.splitlines() if line[:1].isdigit()}
+    return {e.decode("utf-8", "replace") for e in entries if not e.startswith((b"TABLE DATA", b"SEQUENCE SET", b"ENC"))}
+
+
+SETTINGS = {"- STDSTRINGS", "- SEARCHPATH", "- ENCODING"}
+W1, W2 = f"TABLE {WEIRD} {WEIRD}", f"TABLE {WEIRD} plain"
+PUBLIC = {"TABLE public a", "TABLE public aa", "VIEW public v", "SEQUENCE public s", "FUNCTION public f()"}
+OTHER = {"SCHEMA - Weird", "TABLE Weird t1"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param(["schema Weird"], OTHER, id="a schema"),
+        pytest.param([f"schema {WEIRD}"], {f"SCHEMA - {WEIRD}", W1, W2}, id="a schema with a weird name"),
+        pytest.param(["schema Weird", f"exclude-table {WEIRD}/plain"], OTHER, id="a schema without another's table"),
+        pytest.param(
+            [f"schema {WEIRD}", f"exclude-table {WEIRD}/plain"], {f"SCHEMA - {WEIRD}", W1}, id="without a table"
+        ),
+        pytest.param(["exclude-schema Weird", f"exclude-schema {WEIRD}"], PUBLIC, id="without schemas"),
+        pytest.param(
+            ["exclude-table public/a"],
+            {f"SCHEMA - {WEIRD}", W1, W2, *OTHER, *PUBLIC - {"TABLE public a"}},
+            id="without one",
+        ),
+        pytest.param(["table public/a", f"table {WEIRD}/{WEIRD}"], {"TABLE public a", W1}, id="tables"),
+        pytest.param(["table public/v", "table public/s"], {"VIEW public v", "SEQUENCE public s"}, id="others"),
+    ],
+)
+def test_names_mean_exactly_what_they_say(
+    pods: Pods, parts: TestDatabase, store: Path, lines: list[str], expected: set[str]
+) -> None:
+    assert pods.run("dump.sh", _env(parts, store, SELECTION=_selection(*lines))).result
+    assert {e for e in _entries(store) if e not in SETTINGS} == expected
+
+
+def test_names_in_another_encoding(pods: Pods, database: NewDatabase, store: Path) -> None:
+    db = _parts(database(options="TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"))
+    assert pods.run("dump.sh", _env(db, store, SELECTION=_selection(f"table {WEIRD}/plain"))).result
+    assert len({e for e in _entries(store) if e.startswith("TABLE")}) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["schema weird", "schema W*", "exclude-schema none", "table public/A", "table Weird/a", "table public/f",
+     "exclude-table public/gone", 'exclude-table x/G"r\u00f6\u00dfe', "table public/a*"],
+)  # fmt: skip
+def test_a_name_that_there_is_not_fails_it(pods: Pods, parts: TestDatabase, store: Path, line: str) -> None:
+    reason, message = _fails(pods, parts, store, SELECTION=_selection("table public/a", line))
+    assert reason == "DumpFailed"
+    assert f"does not exist in database {parts.name}: {line.replace('/', ' ')}. " in message
+
+
+def test_a_name_that_the_encoding_lacks_fails_it(pods: Pods, database: NewDatabase, store: Path) -> None:
+    db = database(options="TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    reason, message = _fails(pods, db, store, SELECTION=_selection("exclude-schema \u20ac"))
+    assert (reason, "Cannot look for the schemas and tables" in message) == ("DumpFailed", True)
+    assert 'has no equivalent in encoding "LATIN1"' in message
+
+
+def test_what_goes_between_the_look_and_the_dump_fails_it(pods: Pods, parts: TestDatabase, store: Path) -> None:
+    drop = "DROP TABLE public.a"
+    pods.shim("pg_dump", f'[ "$1" = --version ] || psql -Xqc "{drop}"; exec "$REAL" "$@"')
+    reason, message = _fails(pods, parts, store, SELECTION=_selection("table public/a", "table public/aa"))
+    assert (reason, "no matching tables were found" in message) == ("DumpFailed", True)

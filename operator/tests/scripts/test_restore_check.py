@@ -1,6 +1,7 @@
 """restore-check.sh: nothing goes near the database before the backup is known to be whole."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,8 +27,9 @@ def dumps(server: Server, base: Path, spies: Path) -> Iterator[dict[str, bytes]]
 def check(pods: Pods, store: Path) -> Check:
     """Runs the script, which is given no credentials."""
 
-    def run(path: str, expected: str = "") -> Outcome:
-        env = {"STORE_DIR": str(store), "ARTIFACT_PATH": path, "EXPECTED_SHA256": expected}
+    def run(path: str, expected: str = "", mode: str = "Replace") -> Outcome:
+        env = {"STORE_DIR": str(store), "ARTIFACT_PATH": path, "EXPECTED_SHA256": expected, "MODE": mode}
+        env["WORK_DIR"] = str(hand_over(pods.directory / "work"))
         return pods.run("restore-check.sh", env)
 
     return run
@@ -79,6 +81,28 @@ def test_a_damaged_file(check: Check, store: Path, dumps: dict[str, bytes], kind
     assert f"{path}/{FILES[kind]}" in outcome.message
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["Clean", "Replace"])
+def test_a_part_of_a_database_takes_nothing_away(
+    check: Check, store: Path, dumps: dict[str, bytes], kind: str, mode: str
+) -> None:
+    path = forge(store, dumps[kind], kind)
+    manifest = store / path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"source": {}', '"source": {"partial": true, "backup": "b"}'))
+    outcome = check(path, mode=mode)
+    assert outcome.reason == "BackupPartial"
+    assert f"mode {mode} would take away the rest" in outcome.message
+    assert check(path, mode="Fail").code == 0
+
+
+def test_a_name_does_not_make_it_a_part(check: Check, store: Path, dumps: dict[str, bytes]) -> None:
+    path = forge(store, dumps["custom"], "custom")
+    manifest = store / path / "manifest.json"
+    source = json.dumps({"databaseName": '"source": {"partial": true, "x": "'})
+    manifest.write_text(manifest.read_text().replace('"source": {}', f'"source": {source}'))
+    assert check(path).code == 0
+
+
 def test_another_file_than_the_backup_recorded(check: Check, store: Path, dumps: dict[str, bytes]) -> None:
     outcome = check(forge(store, dumps["plain"]), "0" * 64)
     assert outcome.reason == "ChecksumMismatch"
@@ -101,7 +125,7 @@ def test_what_is_no_archive(check: Check, store: Path, dumps: dict[str, bytes]) 
 
 
 def test_a_file_that_cannot_be_read(check: Check, pods: Pods, store: Path) -> None:
-    pods.shim("sha256sum", 'echo "sha256sum: -: Input/output error" >&2; exit 1')
+    pods.shim("cat", '[[ $1 != */dump.* ]] || { echo "cat: $1: Input/output error" >&2; exit 1; }; exec "$REAL" "$@"')
     outcome = check(forge(store, b"x"))
     assert outcome.reason == "ChecksumMismatch"
     assert "Input/output error" in outcome.message

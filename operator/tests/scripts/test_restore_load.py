@@ -4,10 +4,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from restoring import NewDatabase, Restore, back_up, contents, forge
 from script_runner import Pods, Script, Server, TestDatabase, hand_over, identifier, new_databases, until
+
+from postgres_operator.api.backup import ExtraArg
 
 KINDS = ("custom", "plain")
 # Some of each: weird names, what looks like the statements that the filter looks for, every common kind of object.
@@ -121,8 +124,8 @@ def test_all_comes_back(restore: Restore, backed_up: str, kind: str) -> None:
     restore.artifact = f"shop/rich-{kind}"
     assert restore.run().result == {
         "location": restore.artifact,
-        "serverVersion": "15.20",
-        "toolVersion": "15.20",
+        "serverVersion": restore.target.server.version,
+        "toolVersion": restore.target.server.version,
         "alreadyRestored": False,
     }
     assert contents(restore.target) == backed_up
@@ -134,6 +137,50 @@ def test_all_comes_back(restore: Restore, backed_up: str, kind: str) -> None:
         "SELECT DISTINCT relowner::regrole FROM pg_class WHERE oid >= 16384 AND relname !~ 'toast|hstore'"
     )
     assert owners == identifier(restore.target.owner)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("selection", "tables"),
+    [
+        pytest.param("schema\tside", "side.a", id="schema"),
+        pytest.param("schema\tpublic", "public.b, public.c", id="public"),
+        pytest.param("table\tpublic\tb", "public.b", id="table"),
+        pytest.param("exclude-schema\tside\nexclude-table\tpublic\tb", "public.c", id="without"),
+    ],
+)
+def test_a_part_comes_back_into_an_empty_database(
+    pods: Pods, store: Path, database: NewDatabase, kind: str, selection: str, tables: str
+) -> None:
+    origin, target = database("origin"), database("target")
+    origin.app_sql(
+        "CREATE SCHEMA side; CREATE TABLE side.a (); CREATE TABLE b AS SELECT 1; CREATE TABLE c (); "
+        "SELECT lo_from_bytea(7, 'large')"
+    )
+    path = back_up(pods, store, origin, kind, SELECTION=selection)
+    assert Restore(pods, store, target, path).run().result
+    assert (
+        target.sql(
+            "SELECT string_agg(format('%s.%s', schemaname, tablename), ', ' ORDER BY tablename) FROM pg_tables "
+            "WHERE tableowner = 'target' AND schemaname <> 'postgres_operator'"
+        )
+        == tables
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("arg", get_args(ExtraArg))
+def test_every_extra_argument_makes_what_can_be_restored(
+    pods: Pods, store: Path, database: NewDatabase, kind: str, arg: str
+) -> None:
+    origin, target = database("origin"), database("target")
+    origin.app_sql(
+        "CREATE TABLE a AS SELECT 1; COMMENT ON TABLE a IS 'x'; CREATE SCHEMA b; SELECT lo_from_bytea(7, 'x')"
+    )
+    path = back_up(pods, store, origin, kind, EXTRA_ARGS=arg)
+    assert Restore(pods, store, target, path).run().result
+    assert target.sql("SELECT count(*) FROM a") == "1"
+    assert (target.sql("SELECT obj_description('a'::regclass)") == "x") == (arg != "--no-comments")
 
 
 @pytest.mark.parametrize("mode", ["Fail", "Clean"])
@@ -383,7 +430,7 @@ def _fails_without_trace(restore: Restore, reason: str, *words: str) -> None:
 
 def _cut_short(pods: Pods, kind: str, size: int, end: str) -> None:
     """Make what reads the dump deliver only so many bytes."""
-    program, wanted = ("pg_restore", "-f") if kind == "custom" else ("cat", "/")
+    program, wanted = {"custom": ("pg_restore", "-f"), "plain": ("cat", "/block"), "file": ("cat", "/dump.")}[kind]
     pods.shim(
         program,
         f'if [[ $* == *{wanted}* ]]; then "$REAL" "$@" 2>/dev/null | head -c {size}; {end}; fi; exec "$REAL" "$@"',
@@ -393,17 +440,32 @@ def _cut_short(pods: Pods, kind: str, size: int, end: str) -> None:
 ALL = 10_000_000  # bytes
 
 
-@pytest.mark.parametrize(("kind", "size"), [("custom", 0), ("custom", 2000), ("custom", ALL), ("plain", 7000)])
-def test_the_reader_is_killed(pods: Pods, failing: Restore, kind: str, size: int) -> None:
-    failing.artifact = f"shop/rich-{kind}"
-    _cut_short(pods, kind, size, "kill -9 $$")
+@pytest.mark.parametrize("size", [0, 2000, ALL])
+def test_pg_restore_is_killed(pods: Pods, failing: Restore, size: int) -> None:
+    failing.artifact = "shop/rich-custom"
+    _cut_short(pods, "custom", size, "kill -9 $$")
     _fails_without_trace(failing, "RestoreFailed", "stopped by signal KILL")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_reader_ends_well_but_too_early(pods: Pods, failing: Restore, kind: str) -> None:
+@pytest.mark.parametrize("end", ["kill -9 $$", "exit 0"])
+def test_what_passes_the_dump_on_ends_too_early(pods: Pods, failing: Restore, kind: str, end: str) -> None:
     failing.artifact = f"shop/rich-{kind}"
-    _cut_short(pods, kind, 5000, "exit 0")
+    _cut_short(pods, "plain", 5000, end)
+    _fails_without_trace(failing, "RestoreFailed", "cannot be read")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("end", ["kill -9 $$", "exit 0"])
+def test_what_reads_the_dump_ends_too_early(pods: Pods, failing: Restore, kind: str, end: str) -> None:
+    failing.artifact = f"shop/rich-{kind}"
+    _cut_short(pods, "file", 5000, end)
+    _fails_without_trace(failing, "ChecksumMismatch", "can no longer be read to its end")
+
+
+def test_pg_restore_ends_well_but_too_early(pods: Pods, failing: Restore) -> None:
+    failing.artifact = "shop/rich-custom"
+    _cut_short(pods, "custom", 5000, "exit 0")
     _fails_without_trace(failing, "RestoreFailed", "its end is missing")
 
 

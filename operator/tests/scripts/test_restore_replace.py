@@ -78,8 +78,8 @@ def test_the_restored_database_takes_the_place_of_the_old_one(
     replaced = contents(shop)
     assert restore.run().result == {
         "location": restore.artifact,
-        "serverVersion": "15.20",
-        "toolVersion": "15.20",
+        "serverVersion": shop.server.version,
+        "toolVersion": shop.server.version,
         "alreadyRestored": False,
         "previousDatabase": restore.previous,
     }

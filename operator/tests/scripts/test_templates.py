@@ -27,14 +27,23 @@ NASTY = 'B\u00fccher: "x"\nkind: Evil\t{{ 7 * 7 }} {% raw %} $(PGPASSWORD) $$ \U
 SECRET = "shop-credentials"
 APP = (SECRET, "password")
 SUPERUSER = (SECRET, "superuser-password")
+STORE = "store-credentials"
+CA = "store-ca"
+KEYS = {name: (STORE, name) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")}
+SIDECARS = {"upload", "download"}
+# "*": the script that knows the kind of store.
 FILES = {
-    "dump": ["dump.sh"],
-    "read-manifest": ["read-manifest.sh"],
-    "verify": ["verify.sh"],
-    "restore-check": ["restore-check.sh"],
-    "restore-prepare": ["restore-prepare.sh"],
-    "restore-load": ["restore-target.sh", "restore-load.sh"],
-    "restore-swap": ["restore-swap.sh"],
+    "dump": ["lib.sh", "*.sh", "dump-to-*.sh", "dump.sh"],
+    "read-manifest": ["lib.sh", "*.sh", "read-manifest.sh"],
+    "verify": ["lib.sh", "verify.sh"],
+    "restore-check": ["lib.sh", "*.sh", "blocks.sh", "restore-check.sh"],
+    "verify-check": ["lib.sh", "*.sh", "blocks.sh", "verify-lib.sh", "restore-check.sh", "verify-list.sh"],
+    "verify-restore": ["lib.sh", "*.sh", "blocks.sh", "verify-lib.sh", "inventory.sh", "verify-restore.sh"],
+    "restore-prepare": ["lib.sh", "restore-prepare.sh"],
+    "restore-load": ["lib.sh", "*.sh", "blocks.sh", "restore-target.sh", "restore-load.sh"],
+    "restore-swap": ["lib.sh", "restore-swap.sh"],
+    "upload": ["sidecar.sh", "upload.sh"],
+    "download": ["sidecar.sh", "download.sh"],
 }
 
 
@@ -53,6 +62,8 @@ def _values(**more: Any) -> dict[str, Any]:
             "username": NASTY + "user",
             "superuser": "postgres",
             "secret_name": SECRET,
+            "ssl_mode": None,
+            "ca_secret_name": None,
         },
         "active_deadline_seconds": 3600,
         "ttl_seconds_after_finished": None,
@@ -60,25 +71,62 @@ def _values(**more: Any) -> dict[str, Any]:
     return values | more
 
 
-RUN = {"claim_name": "backups", "artifact_path": "shop/nightly-1f0c"}
+PATH = "shop/nightly-1f0c"
+VOLUME = {"artifact_path": PATH, "uploader_image": "", "store": {"kind": "pvc", "claim_name": "backups"}}
+BUCKET = {
+    "artifact_path": PATH,
+    "uploader_image": "registry.example.com/rclone:1",
+    "store": {
+        "kind": "s3",
+        "bucket": NASTY,
+        "prefix": "team/a",
+        "endpoint": "https://s3.example.com",
+        "region": "us-east-1",
+        "path_style": True,
+        "credentials_secret": STORE,
+        "ca_secret": CA,
+    },
+}
+BACKUP = {
+    "format": "custom",
+    "jobs": 1,
+    "include_globals": False,
+    "compression": "",
+    "selection": "",
+    "verification": "None",
+    "extra_args": "",
+    "source": '{"databaseName": "$(PGPASSWORD) \\"x\\""}',
+}
 RESTORE = {
-    **RUN,
     "expected_sha256": "0" * 64,
     "restore_uid": "0d6a",
     "mode": "Fail",
+    "jobs": 1,
     "keep_previous": True,
     "scratch_prefix": NASTY + "_restore",
     "previous_database": NASTY + "_before",
 }
+LIST = {"verification": "List", "selection": "", "expected_sha256": "0" * 64}
 JOBS = {
-    "backup": ("backup.yaml.j2", {**RUN, "format": "custom", "source": '{"databaseName": "$(PGPASSWORD) \\"x\\""}'}),
-    "read-manifest": ("read-manifest.yaml.j2", RUN),
     "verify": ("verify.yaml.j2", {"create_missing": False}),
     "verify, first time": ("verify.yaml.j2", {"create_missing": True}),
-    "restore, Fail": ("restore.yaml.j2", RESTORE),
-    "restore, Clean": ("restore.yaml.j2", {**RESTORE, "mode": "Clean"}),
-    "restore, Replace": ("restore.yaml.j2", {**RESTORE, "mode": "Replace"}),
+    "backup with roles": ("backup.yaml.j2", {**VOLUME, **BACKUP, "include_globals": True}),
+    "restore, Replace with jobs": ("restore.yaml.j2", {**VOLUME, **RESTORE, "mode": "Replace", "jobs": 2}),
 }
+MORE_FILES = {
+    ("backup with roles", "dump"): "globals.sh",
+    ("restore, Replace with jobs", "restore-load"): "restore-parallel.sh",
+}
+for _kind, _store in (("", VOLUME), (", s3", BUCKET)):
+    JOBS |= {
+        f"backup{_kind}": ("backup.yaml.j2", {**_store, **BACKUP}),
+        f"read-manifest{_kind}": ("read-manifest.yaml.j2", _store),
+        f"check, List{_kind}": ("verify-backup.yaml.j2", {**_store, **LIST}),
+        f"check, Restore{_kind}": ("verify-backup.yaml.j2", {**_store, **LIST, "verification": "Restore"}),
+        f"restore, Fail{_kind}": ("restore.yaml.j2", {**_store, **RESTORE}),
+        f"restore, Clean{_kind}": ("restore.yaml.j2", {**_store, **RESTORE, "mode": "Clean"}),
+        f"restore, Replace{_kind}": ("restore.yaml.j2", {**_store, **RESTORE, "mode": "Replace"}),
+    }
 every_job = pytest.mark.parametrize("job", JOBS)
 
 
@@ -144,7 +192,7 @@ def test_the_job_runs_one_pod_once_and_not_for_ever(job: str) -> None:
     spec, pod = _render(job)["spec"], _pod(_render(job))
     assert (spec["backoffLimit"], spec["podReplacementPolicy"]) == (0, "Failed")
     assert (spec["activeDeadlineSeconds"], pod["activeDeadlineSeconds"]) == (3600, 3600)
-    assert (pod["restartPolicy"], pod["terminationGracePeriodSeconds"]) == ("Never", 10)
+    assert (pod["restartPolicy"], pod["terminationGracePeriodSeconds"]) == ("Never", 30)
     assert "ttlSecondsAfterFinished" not in spec
     assert _render(job, ttl_seconds_after_finished=60)["spec"]["ttlSecondsAfterFinished"] == 60
     assert _render(job, ttl_seconds_after_finished=0)["spec"]["ttlSecondsAfterFinished"] == 0
@@ -156,38 +204,50 @@ def test_pod_settings_get_into_the_pod(job: str) -> None:
     assert pod["nodeSelector"] == values["node_selector"]
     assert pod["tolerations"] == values["tolerations"]
     assert pod["imagePullSecrets"] == values["image_pull_secrets"]
-    for container in _containers(_render(job)).values():
-        assert container["image"] == values["image"]
+    for name, container in _containers(_render(job)).items():
+        assert container["image"] == (BUCKET["uploader_image"] if name in SIDECARS else values["image"])
         assert container["resources"] == values["resources"]
+        assert container.get("restartPolicy") == ("Always" if name in SIDECARS else None)
 
 
 @every_job
 def test_values_get_into_the_environment_as_they_are(job: str) -> None:
     seen = {k: v for c in _containers(_render(job)).values() for k, v in _env(c).items()}
     values = _values()
-    if job != "read-manifest":
+    if not job.startswith(("read-manifest", "check")):
         assert seen["PGHOST"] == "shop.apps.svc.cluster.local"
         assert seen["PGPORT"] == "5432"
-    if job == "backup":
-        assert seen["BACKUP_SOURCE"] == JOBS["backup"][1]["source"]
+    streamed = job.endswith("s3")
+    if job.startswith("backup"):
+        assert seen["BACKUP_SOURCE"] == BACKUP["source"]
+        assert seen["FILE"] == ("dump-(from elsewhere).pgdump" if streamed else "dump.pgdump")
     if not job.startswith("verify"):
-        assert (seen["STORE_DIR"], seen["ARTIFACT_PATH"]) == ("/backups", RUN["artifact_path"])
-    if job == "restore, Replace":
+        assert (seen["STORE_DIR"], seen["ARTIFACT_PATH"]) == ("/stream" if streamed else "/backups", PATH)
+    if streamed:
+        assert seen["REMOTE"] == f"store:{NASTY}/team/a"
+        assert seen["RCLONE_CONFIG_STORE_ENDPOINT"] == "https://s3.example.com"
+        assert seen["RCLONE_CONFIG_STORE_FORCE_PATH_STYLE"] == "true"
+    if job.startswith("restore, Replace"):
         assert seen["TARGET_DATABASE"] == values["database"]["name"]
         assert seen["TARGET_OWNER"] == values["database"]["username"]
         assert (seen["SCRATCH_PREFIX"], seen["PREVIOUS_DATABASE"]) == (NASTY + "_restore", NASTY + "_before")
         assert seen["KEEP_PREVIOUS"] == "true"
-    elif job != "read-manifest":
+    elif not job.startswith(("read-manifest", "check")):
         assert (seen["PGDATABASE"], seen["PGUSER"]) == (NASTY, NASTY + "user")
 
 
 @every_job
 def test_scripts_are_there_word_for_word_and_get_what_they_need(job: str) -> None:
     for name, container in _containers(_render(job)).items():
-        bash, option, text = container["command"]
-        assert (bash, option) == ("bash", "-c")
-        script = "".join((SCRIPTS / file).read_text() for file in FILES[name])
-        assert _expand(text, {}) == (SCRIPTS / "lib.sh").read_text() + script
+        shell, option, text = container["command"]
+        assert (shell, option) == ("sh" if name in SIDECARS else "bash", "-c")
+        store = "stream" if job.endswith("s3") else "volume"
+        names = [file.replace("*", store) for file in FILES[name]]
+        if more := MORE_FILES.get((job, name)):
+            names.insert(-1, more)
+        files = [(SCRIPTS / file).read_text() for file in names]
+        assert _expand(text, {}) == "".join(files)
+        script = "".join(files if name in SIDECARS else files[1:])  # lib.sh has functions for all kinds of scripts
         assert "args" not in container
         given = {e["name"] for e in container["env"]}
         required = set(_required(script))
@@ -198,7 +258,8 @@ def test_scripts_are_there_word_for_word_and_get_what_they_need(job: str) -> Non
 
 def _required(script: str) -> Iterator[str]:
     """Variables in capitals that a script reads without setting them or having a default."""
-    ours = set(re.findall(r"\b([A-Z][A-Z_0-9]+)\+?=", script)) | {"SECONDS", "RANDOM", "BASH_REMATCH", "UNDISTURBED"}
+    ours = set(re.findall(r"\b([A-Z][A-Z_0-9]+)\+?=", script)) | {"SECONDS", "RANDOM", "UNDISTURBED", "PIPESTATUS"}
+    ours.add("BASH_REMATCH")
     for name in re.findall(r"\$\{?([A-Z][A-Z_0-9]+)(?![A-Z_0-9]|:?-)", script):
         if name not in ours:
             yield name
@@ -212,6 +273,7 @@ def _required(script: str) -> Iterator[str]:
     [
         ("backup", {"dump": {"PGPASSWORD": APP}}),
         ("read-manifest", {"read-manifest": {}}),
+        ("check, Restore", {"verify-check": {}, "verify-restore": {}}),
         ("verify", {"verify": {"PGPASSWORD": APP}}),
         ("verify, first time", {"verify": {"PGPASSWORD": APP, "SUPERUSER_PASSWORD": SUPERUSER}}),
         ("restore, Fail", {"restore-check": {}, "restore-load": {"PGPASSWORD": APP}}),
@@ -228,6 +290,8 @@ def _required(script: str) -> Iterator[str]:
     ],
 )
 def test_containers_run_in_this_order_with_these_credentials(job: str, expected: dict[str, Any]) -> None:
+    if not job.startswith("verify"):
+        assert {c: s for c, s in _credentials(f"{job}, s3").items() if c not in SIDECARS} == expected
     body = _render(job)
     containers = _containers(body)
     assert list(containers) == list(expected)
@@ -235,6 +299,30 @@ def test_containers_run_in_this_order_with_these_credentials(job: str, expected:
     assert len(_pod(body)["containers"]) == 1  # the last one is the one whose report counts
     assert not any("envFrom" in c for c in containers.values())
     assert all(set(volume) & {"persistentVolumeClaim", "emptyDir"} for volume in _pod(body)["volumes"])
+
+
+def _credentials(job: str) -> dict[str, dict[str, tuple[str, str]]]:
+    return {name: _secrets(c) for name, c in _containers(_render(job)).items()}
+
+
+@pytest.mark.parametrize(
+    ("job", "sidecar"), [("backup", "upload"), ("restore, Fail", "download"), ("check, Restore", "download")]
+)
+def test_only_the_sidecar_has_the_store_s_credentials(job: str, sidecar: str) -> None:
+    first, *others = _credentials(f"{job}, s3").items()
+    assert first == (sidecar, {**KEYS, "CA_CERT": (CA, "ca.crt")})
+    assert not {name for _, secrets in others for name in secrets} & {*KEYS, "CA_CERT"}
+
+
+def test_a_store_may_do_without_a_secret_an_authority_and_an_endpoint() -> None:
+    template, values = JOBS["backup, s3"]
+    bare = {**BUCKET["store"], "endpoint": "", "prefix": "", "credentials_secret": None, "ca_secret": None}  # type: ignore[dict-item]
+    action = CreateJob("backup-nightly-1", template, _values(**{**values, "store": bare}))
+    upload = _containers(RENDERER.job(_owner(), action))["upload"]
+    assert _secrets(upload) == {}
+    env = _env(upload)
+    assert (env["RCLONE_CONFIG_STORE_PROVIDER"], env["REMOTE"]) == ("AWS", f"store:{NASTY}")
+    assert "RCLONE_CONFIG_STORE_ENDPOINT" not in env
 
 
 @every_job
@@ -256,9 +344,10 @@ def test_only_a_dump_may_write_to_the_backup_volume(job: str) -> None:
     for name, container in _containers(_render(job)).items():
         mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
         if name == "verify":
-            assert "/backups" not in mounts
+            assert not mounts.keys() & {"/backups", "/stream"}
         else:
-            assert mounts["/backups"].get("readOnly", False) is (name != "dump")
+            store = mounts["/stream" if job.endswith("s3") else "/backups"]
+            assert store.get("readOnly", False) is (name not in ("dump", *SIDECARS))
         assert "readOnly" not in mounts["/tmp"]  # noqa: S108 - a volume of the pod
 
 
@@ -272,8 +361,9 @@ def test_what_is_mounted_is_there_and_nothing_else(job: str) -> None:
         assert volumes["backups"]["persistentVolumeClaim"] == {"claimName": "backups"}
 
 
-def test_what_executes_a_dump_can_leave_nothing_to_the_superuser_s_steps() -> None:
-    containers = _containers(_render("restore, Replace"))
+@pytest.mark.parametrize("job", ["restore, Replace", "restore, Replace, s3"])
+def test_what_executes_a_dump_can_leave_nothing_to_the_superuser_s_steps(job: str) -> None:
+    containers = _containers(_render(job))
     writable = {name: {m["name"] for m in c["volumeMounts"] if not m.get("readOnly")} for name, c in containers.items()}
     used = {name: {m["name"] for m in c["volumeMounts"]} for name, c in containers.items()}
     assert not writable["restore-load"] & (used["restore-prepare"] | used["restore-swap"])
@@ -315,7 +405,7 @@ def _restore_job(mode: str) -> tuple[Resource, Any]:
     done = {"phase": "Completed", "backupLocation": "pvc://backups/shop/nightly-u1", "checksum": "sha256:" + "0" * 64}
     backup = _run(Backup, "nightly", {}, done)
     restore = _run(Restore, "back", {"backupRef": {"name": "nightly"}, "mode": mode}, {})
-    return restore, restores.decide(restore, backup, None, FACTS)
+    return restore, restores.decide(restore, backup, None, FACTS, backups.Policy({}))
 
 
 def _verify_job() -> tuple[Resource, Any]:

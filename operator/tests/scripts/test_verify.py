@@ -42,14 +42,14 @@ def _owner(server: Server, name: str) -> str:
 def test_a_login_that_works(pods: Pods, database: NewDatabase) -> None:
     db = database("Käufe", owner="Käufer")
     result = pods.run("verify.sh", _env(db.server, db.name, db.owner, create=False)).result
-    assert result == {"serverVersion": db.sql("SHOW server_version").split()[0]}
+    assert result == {"serverVersion": db.server.version, "toolVersion": db.server.version}
     VerifyResult.model_validate(result)
 
 
 @pytest.mark.parametrize(("name", "role"), NAMES)
 def test_role_and_database_are_made(pods: Pods, clean: Server, name: str, role: str) -> None:
     outcome = pods.run("verify.sh", _env(clean, name, role))
-    assert set(outcome.result) == {"serverVersion"}
+    assert set(outcome.result) == {"serverVersion", "toolVersion"}
     assert _owner(clean, name) == role
     assert outcome.log.count("Created ") == 2
     again = pods.run("verify.sh", _env(clean, name, role))
@@ -85,7 +85,7 @@ def test_no_password_gets_into_the_server_s_log_when_it_fails(pods: Pods, clean:
 def test_only_what_is_missing_is_made(pods: Pods, clean: Server) -> None:
     clean.sql(f"CREATE ROLE app LOGIN CREATEDB PASSWORD {literal(APP_PASSWORD)}")
     outcome = pods.run("verify.sh", _env(clean))
-    assert set(outcome.result) == {"serverVersion"}
+    assert set(outcome.result) == {"serverVersion", "toolVersion"}
     assert outcome.log.count("Created ") == 1
     assert _owner(clean, "app") == "app"
     assert clean.sql("SELECT rolcreatedb FROM pg_roles WHERE rolname = 'app'") == "t"
@@ -95,7 +95,7 @@ def test_the_database_is_made_while_somebody_uses_template1(pods: Pods, clean: S
     session = clean.start_sql("SELECT 1", "template1")
     outcome = pods.run("verify.sh", _env(clean))
     session.communicate()
-    assert set(outcome.result) == {"serverVersion"}
+    assert set(outcome.result) == {"serverVersion", "toolVersion"}
 
 
 def test_what_is_there_is_not_changed(pods: Pods, clean: Server) -> None:
@@ -103,7 +103,7 @@ def test_what_is_there_is_not_changed(pods: Pods, clean: Server) -> None:
     clean.sql("CREATE DATABASE app")
     assert pods.run("verify.sh", _env(clean)).reason == "AuthenticationFailed"
     outcome = pods.run("verify.sh", _env(clean, PGPASSWORD=f"{SECRET}-another"))
-    assert set(outcome.result) == {"serverVersion"}
+    assert set(outcome.result) == {"serverVersion", "toolVersion"}
     assert _owner(clean, "app") == "postgres"
 
 

@@ -1,0 +1,43 @@
+# The dump is read twice, checked and then loaded, and what holds it may change it between the two. So the first reading
+# notes the checksum of each block, and in the second none is passed on before it is known to be the same.
+
+# next_block: the next one is in $scratch/block. Returns 2 at the end of the input, 3 when there is no room for it.
+next_block() {
+    dd bs=1M count=8 iflag=fullblock of="$scratch/block" 2>/dev/null || return 3
+    [[ -s $scratch/block ]] || return 2
+}
+block_sum() { sha256 <"$scratch/block"; }
+
+# note_blocks FILE: passes its input on, and writes the blocks' checksums there. Returns 3 when there is no room.
+note_blocks() {
+    local end=0
+    while next_block || ! end=$?; do
+        block_sum >&3 || return 3
+        cat "$scratch/block" || return 1
+    done 3>"$1"
+    ((end == 2)) || return 3
+}
+
+# same_blocks FILE: passes its input on as long as it has these checksums. Returns 2 when it is another or ends too soon,
+# 3 when there is no room, 1 when nobody reads on.
+same_blocks() {
+    local sum end=0
+    while IFS= read -r sum <&3; do
+        next_block || return
+        [[ $(block_sum) == "$sum" ]] || return 2
+        cat "$scratch/block" || return 1
+    done 3<"$1"
+    next_block || end=$?
+    ((end != 0)) || return 2
+    ((end == 2)) || return 3
+}
+
+# pinned: the dump for its second reader, as far as it is what the first one has noted; returns what same_blocks does.
+pinned() { read_artifact load | same_blocks "$WORK_DIR/blocks"; }
+
+# no_room: the backup is not to blame.
+no_room() {
+    local free
+    free=$(df -Ph "$scratch" | awk 'END { print $4 " of " $2 " free" }')
+    fail RestoreFailed "The check of the backup needs room for one block of 8 MiB on the disk of the node, and could not write it ($free). That says nothing about the backup: make room and restore it again. ${1:-}"
+}

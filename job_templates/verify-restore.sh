@@ -1,0 +1,122 @@
+# Restores the backup into a server of its own, and compares what is there then with what the dump has seen. Only this
+# container reaches that server, through a Unix socket; its data lies in $DATA_DIR, and is worth nothing afterwards.
+# What executes the dump here has no password of anything.
+
+readonly data="$DATA_DIR/data"
+cleanup() { rm -rf "$data"; }
+export PGHOST=$scratch PGPORT=5432 PGUSER=postgres PGDATABASE=postgres
+
+start_server() {
+    run initdb -D "$data" -U postgres -A trust -E UTF8 --locale=C --no-sync >"$scratch/initdb" 2>&1 ||
+        incomplete "initdb cannot make a server for the test: $(masked "$scratch/initdb")."
+    # Nothing has to survive a crash. /dev/shm is small in a container, so nothing runs in parallel.
+    postgres -D "$data" -k "$scratch" -c listen_addresses= -c fsync=off -c full_page_writes=off -c synchronous_commit=off \
+        -c wal_level=minimal -c max_wal_senders=0 -c autovacuum=off -c max_locks_per_transaction=1024 \
+        -c max_parallel_workers=0 -c max_parallel_maintenance_workers=0 -c log_min_error_statement=panic \
+        -c logging_collector=off >"$scratch/server" 2>&1 &
+    server=$!
+    trap 'kill -QUIT "$server"; exit 143' TERM INT # otherwise it would wait for the session that loads
+    until run psql -XAtqw -c 'SHOW server_version' >"$scratch/version" 2>"$scratch/connect"; do
+        kill -0 "$server" 2>/dev/null || incomplete "The server for the test does not start: $(masked "$scratch/server")."
+        run sleep 0.1
+    done
+    read -r server_version _ <"$scratch/version"
+}
+
+# create_database: one with the encoding and locale of the one that was dumped, and the schemas that selected tables need.
+create_database() {
+    local text='([A-Za-z0-9_.@=; -]*)' pattern
+    pattern="\"origin\": \{\"encoding\": \"$text\", \"collate\": \"$text\", \"ctype\": \"$text\", \"provider\": \"$text\", \"locale\": \"$text\"\}"
+    [[ $inventory =~ $pattern ]] || fail ManifestInvalid "The inventory in $ARTIFACT_PATH/manifest.json is not as dumps write it."
+    run psql -XAtqw -v ON_ERROR_STOP=1 -v encoding="${BASH_REMATCH[1]}" -v collate="${BASH_REMATCH[2]}" -v ctype="${BASH_REMATCH[3]}" \
+        -v provider="${BASH_REMATCH[4]}" -v locale="${BASH_REMATCH[5]}" -v lines="${SELECTION:-}" 2>"$scratch/create" <<'SQL' ||
+SELECT format('CREATE DATABASE restored TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L', :'encoding', :'collate', :'ctype')
+    || CASE :'provider' WHEN 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L', :'locale')
+                        WHEN 'b' THEN format(' LOCALE_PROVIDER builtin BUILTIN_LOCALE %L', :'locale') ELSE '' END \gexec
+\connect restored
+SELECT DISTINCT format('CREATE SCHEMA IF NOT EXISTS %I', split_part(line, E'\t', 2))
+FROM regexp_split_to_table(:'lines', '\n') AS line WHERE line LIKE E'table\t%' \gexec
+SQL
+        incomplete "The image cannot make a database with the encoding and locale of the one that was dumped (${BASH_REMATCH[*]:1}): $(masked "$scratch/create")."
+    export PGDATABASE=restored
+}
+
+# Nothing of the dump goes further than the check that it is what restore-check has seen; a directory is compared afterwards.
+# Tablespaces are the server's.
+content() {
+    cat >"$scratch/filter" <<FILTER
+/^-- Data for Name: .*; Type: TABLE DATA; Schema: /,/^\\\\\\.\$/b
+/^-- PostgreSQL database dump complete\$/w $scratch/complete
+/^SET default_tablespace = /d
+/^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^(CREATE SCHEMA |-- \*not\* creating schema)/{/^CREATE SCHEMA public;\$/d;}
+FILTER
+    if [[ $format == directory ]]; then
+        pg_restore --no-owner -f - "$STORE_DIR/$ARTIFACT_PATH/$file" | sed -E -f "$scratch/filter"
+        return
+    fi
+    { pinned || echo $? >"$scratch/source"; } 2>/dev/null |
+        case $format in
+        custom) pg_restore --no-owner -f - && cat >/dev/null ;;
+        plain) cat ;;
+        esac | sed -E -f "$scratch/filter"
+}
+
+# load: its status is that of reading. Goes on after an error: some do not count.
+load() {
+    local status=0
+    content 2>"$scratch/content" |
+        { psql -XAtqw -v VERBOSITY=verbose -f - 2>&1 >/dev/null || echo $? >"$scratch/psql"; } |
+        grep -aE '(ERROR|FATAL|PANIC):  ' >"$scratch/errors" || status=${PIPESTATUS[0]}
+    return "$status"
+}
+
+# heed_server: fails when it was the server, or its disk or memory, that did not hold out (SQLSTATE).
+heed_server() {
+    local text
+    text=$(grep -aE '(FATAL|PANIC):  |ERROR:  (53[0-9A-Z]{3}|57P..|58030): ' "$scratch/errors" | head -n 1 || true)
+    if [[ -n $text || -e $scratch/psql ]] || ! kill -0 "$server" 2>/dev/null; then
+        incomplete "The server for the test did not hold out: $(masked <(terse <<<"${text:-ERROR: it ended, or its connection was lost}")). More room on the node, or memory (spec.resources.limits.memory), may help."
+    fi
+}
+terse() { sed -E 's/((ERROR|FATAL|PANIC):  )[0-9A-Z]{5}: /\1/'; }
+
+# wrong: prints the errors that count. Roles are the server's, and in no dump: what is granted to them, or a policy for
+# them, is left out.
+wrong() {
+    grep -avE 'ERROR:  [0-9A-Z]{5}: (role ".*" does not exist|policy ".*" for (table|relation) ".*" does not exist)$' "$scratch/errors" | terse
+}
+
+read_manifest
+name="$ARTIFACT_PATH/$file"
+[[ -n $inventory ]] || incomplete "$ARTIFACT_PATH/manifest.json has no inventory to compare with: a template backup.yaml.j2 of your own has to run snapshot.sh."
+start_server
+create_database
+log "Restoring $size bytes ($format) into PostgreSQL $server_version"
+loaded=0
+run load || loaded=$?
+heed_store
+[[ $format != directory ]] || run pinned >/dev/null 2>&1 || echo $? >"$scratch/source"
+if [[ -e $scratch/source ]]; then
+    case $(<"$scratch/source") in
+    2) fail ChecksumMismatch "$name is not what was checked: it was changed since, or can no longer be read to its end." ;;
+    3 | '') no_room ;; # '': not even for the number
+    esac
+fi
+heed_server
+((loaded <= 128)) || incomplete "Reading the dump was stopped by signal $(kill -l "$loaded")."
+((loaded == 0)) || fail RestoreFailed "$name cannot be read: $(masked "$scratch/content")"
+[[ -s $scratch/complete ]] || fail RestoreFailed "$name cannot be restored: its end is missing."
+wrong >"$scratch/wrong" || true
+[[ ! -s $scratch/wrong ]] || fail RestoreFailed "$name cannot be restored into an empty database: $(masked "$scratch/wrong")"
+
+{ selected_sql && inventory_sql; } >"$scratch/inventory.sql"
+run inventory_psql '' yes -f "$scratch/inventory.sql" >"$scratch/inventory" 2>"$scratch/errors" ||
+    incomplete "What was restored cannot be listed: $(masked <(terse <"$scratch/errors"))."
+restored="{$(summary "$scratch/inventory")"
+dumped=${inventory%%, \"origin\"*}
+words() { tr -d '{"' <<<"${1%, \"sha256\"*}"; }
+[[ $restored == "$dumped" ]] ||
+    fail RestoreFailed "$name does not give what was dumped. Dumped: $(words "$dumped"); restored: $(words "$restored"). Where the numbers are the same, names or the rows of single tables differ."
+kill -QUIT "$server" # nothing needs to be written any more
+log "Restored in $SECONDS s: $(words "$restored")"
+report "${restored%, \"sha256\"*}, \"serverVersion\": \"$server_version\"}"

@@ -1,0 +1,149 @@
+"""Which Backups of a schedule stay: those that any rule keeps, as with restic. The others go, one by one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from typing import Any, Literal
+
+from postgres_operator import names
+from postgres_operator.api.backup import FINISHED
+from postgres_operator.api.schedule import Retention, ScheduledBackup
+
+from . import verification
+from .actions import Body, DeleteBackup, SetStatus
+from .conditions import condition, find
+
+CONDITION = "Retention"
+_NAMED = 5  # in a message
+
+# The newest Backup of a period stands for it. An hour that comes twice when the clocks change is two.
+_PERIODS: tuple[tuple[str, Callable[[datetime], Any]], ...] = (
+    ("keep_hourly", lambda t: (t.date(), t.hour, t.utcoffset())),
+    ("keep_daily", lambda t: t.date()),
+    ("keep_weekly", lambda t: t.isocalendar()[:2]),
+    ("keep_monthly", lambda t: (t.year, t.month)),
+    ("keep_yearly", lambda t: t.year),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A Backup of the schedule, as far as retention looks at it."""
+
+    name: str
+    uid: str
+    resource_version: str
+    phase: str
+    time: datetime  # of the data in it
+    ended: datetime | None = None
+    doubted: bool = False  # it is Completed, but its verification has failed
+    unproven: bool = False  # its verification has not ended
+    finalizers: tuple[str, ...] = ()
+    deleted: bool = False
+    in_use: bool = False  # a Restore that has not ended names it
+
+    @property
+    def good(self) -> bool:
+        """Whether it can be relied on."""
+        return self.phase == "Completed" and not self.doubted and not self.unproven
+
+
+def read_kept(body: Body, used: frozenset[str]) -> Kept:
+    """The Backup of an API object; `used` has names and locations that Restores need."""
+    meta, status = body["metadata"], body.get("status", {})
+    ended = status.get("completionTime")
+    verified = next((c["status"] for c in status.get("conditions", []) if c["type"] == "Verified"), "")
+    return Kept(
+        name=meta["name"],
+        uid=meta["uid"],
+        resource_version=meta["resourceVersion"],
+        phase=status.get("phase", ""),
+        time=datetime.fromisoformat(status.get("backupTime") or meta["creationTimestamp"]),
+        ended=datetime.fromisoformat(ended) if ended else None,
+        doubted=verified == "False",
+        unproven=verification.due(body),
+        finalizers=tuple(meta.get("finalizers", ())),
+        deleted="deletionTimestamp" in meta,
+        in_use=bool({meta["name"], status.get("backupLocation", "")} & used),
+    )
+
+
+def superfluous(retention: Retention, backups: Sequence[Kept], zone: tzinfo, now: datetime) -> list[Kept]:
+    """Those that no rule keeps, the oldest first; never the newest good one, or what is newer than that."""
+    good = sorted((b for b in backups if b.good and not b.deleted), key=_age, reverse=True)
+    if not good:
+        return []
+    kept = {good[0].name, *(b.name for b in good[: retention.keep_last or 0])}
+    for rule, period in _PERIODS:
+        newest: dict[Any, str] = {}
+        for backup in good:
+            newest.setdefault(period(backup.time.astimezone(zone)), backup.name)
+        kept.update(list(newest.values())[: getattr(retention, rule) or 0])
+    if retention.age is not None:
+        kept.update(b.name for b in good if now - b.time <= retention.age)
+    doubted = (b for b in backups if b.doubted and not b.deleted and _age(b) < _age(good[0]))
+    return sorted([*(b for b in good if b.name not in kept), *doubted], key=_age)
+
+
+def _age(backup: Kept) -> tuple[datetime, str]:
+    return backup.time, backup.name
+
+
+def decide(
+    schedule: ScheduledBackup, backups: Sequence[Kept], zone: tzinfo, now: datetime
+) -> DeleteBackup | SetStatus | None:
+    """The next step of `spec.retention`, if there is one; it is only asked for where nothing else is to be done."""
+    retention = schedule.spec.retention
+    if retention is None:
+        return None
+    if schedule.spec.suspend:
+        return _tell(schedule, now, "RetentionHeld", "Nothing is deleted while spec.suspend is true.")
+    ended = [(b.ended, b.name, b) for b in backups if b.phase in FINISHED and b.ended]
+    last = max(ended)[-1] if ended else None
+    if last and last.unproven:
+        return None  # an older one may be the last that can be relied on
+    if last and not last.good:
+        why = "its verification has failed" if last.doubted else "it has failed"
+        message = (
+            f'Nothing is deleted, for Backup "{last.name}" is the last one and {why}. The next good one ends this.'
+        )
+        return _tell(schedule, now, "RetentionHeld", message)
+    going = superfluous(retention, backups, zone, now)
+    if retention.dry_run:
+        return _tell(schedule, now, "RetentionDryRun", f"Nothing is deleted while dryRun is true. {_listed(going)}")
+    free = [b for b in going if not b.in_use]
+    # One at a time: each is a Job, and a store that is away is to be noticed with the first one.
+    if free and not any(b.deleted and names.FINALIZER in b.finalizers for b in backups):
+        return _delete(free[0])
+    return _tell(
+        schedule, now, "RetentionApplied", "Backups that no rule keeps are deleted with their artifacts.", "True"
+    )
+
+
+def _listed(going: Sequence[Kept]) -> str:
+    if not going:
+        return "No Backup would go."
+    named = ", ".join(f'"{b.name}"' for b in going[:_NAMED])
+    more = f" and {len(going) - _NAMED} more" if len(going) > _NAMED else ""
+    return f"{len(going)} would go: {named}{more}."
+
+
+def _delete(backup: Kept) -> DeleteBackup:
+    others = [f for f in backup.finalizers if f != names.FINALIZER]
+    change = {"metadata": {"finalizers": [*others, names.FINALIZER]}, "spec": {"deletionPolicy": "Delete"}}
+    why = "spec.retention does not keep it"
+    return DeleteBackup(
+        backup.name, backup.uid, backup.resource_version, why, required=False, after=None, change=change
+    )
+
+
+def _tell(
+    schedule: ScheduledBackup, now: datetime, reason: str, message: str, status: Literal["True", "False"] = "False"
+) -> SetStatus | None:
+    """The condition, unless it says so."""
+    before = find(schedule.status.conditions, CONDITION)
+    generation = schedule.metadata.generation
+    if before and (before.reason, before.message, before.observed_generation) == (reason, message, generation):
+        return None
+    new = condition(schedule.status.conditions, CONDITION, status, reason, message, now, generation)
+    return SetStatus({"conditions": [new]})
