@@ -1,6 +1,5 @@
 """Dumps of format directory, and what is dumped and restored by several sessions at once."""
 
-import gzip
 import hashlib
 import json
 import os
@@ -157,11 +156,12 @@ def test_a_worker_that_fails_leaves_nothing_and_its_own_reason(pods: Pods, datab
     assert 'affected by row-level security policy for table "hidden"' in _fails(pods, db, store)
 
 
-def test_a_worker_that_is_killed_leaves_nothing(pods: Pods, shop: TestDatabase, store: Path) -> None:
-    shop.app_sql("CREATE TABLE long AS SELECT n, md5(n::text) FROM generate_series(1, 600000) n")  # time to kill
+def test_a_worker_that_is_killed_leaves_nothing(pods: Pods, database: NewDatabase, store: Path) -> None:
+    db = database()
+    db.app_sql("CREATE TABLE long AS SELECT n, md5(n::text) FROM generate_series(1, 600000) n")  # time to kill
     kill = "for i in {1..200}; do pkill -KILL -P $! && break; sleep 0.01; done; wait $!"
     pods.shim("pg_dump", f'[ "$1" = --version ] && exec "$REAL" "$@"; "$REAL" "$@" & {kill}')
-    assert "worker process died" in _fails(pods, shop, store)
+    assert "worker process died" in _fails(pods, db, store)
 
 
 def test_sigterm_leaves_nothing(pods: Pods, shop: TestDatabase, store: Path) -> None:
@@ -250,10 +250,9 @@ def test_what_was_dumped_is_restored(
 def _change(directory: Path) -> None:
     """Rows that are as readable as those that were checked."""
     file = _table(directory)
-    if file.suffix == ".gz":
-        file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).replace(b"\t1\n", b"\t2\n")))
-    else:
-        file.write_bytes(file.read_bytes().replace(b"row-data-", b"row-fake-"))
+    content = file.read_bytes()
+    assert b"row-data-" in content
+    file.write_bytes(content.replace(b"row-data-", b"row-fake-"))
 
 
 @pytest.mark.parametrize(("mode", "jobs"), [("Fail", "1"), ("Clean", "1"), ("Replace", "1"), ("Replace", "2")])
