@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import uuid
 from collections.abc import Callable
@@ -135,6 +136,14 @@ def back_up(
     location = pods.run("dump.sh", env).result["location"]
     assert isinstance(location, str)
     return location
+
+
+def copy(origin: Path, path: str, store: Path) -> Path:
+    """Copy a backup of one store into another one, to be damaged there; its directory."""
+    shutil.copytree(origin / path, store / path)
+    for copied in store.rglob("*"):
+        copied.chmod(0o777)
+    return store / path
 
 
 def manifest_of(content: bytes, kind: str, location: str, file: str) -> bytes:

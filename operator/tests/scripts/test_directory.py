@@ -3,13 +3,12 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from object_store import ObjectStore
-from restoring import NewDatabase, Restore, back_up, contents
+from restoring import NewDatabase, Restore, back_up, contents, copy
 from script_runner import Pods, Server, TestDatabase, hand_over, new_databases, until
 from streaming import FINAL, MANIFEST, StreamPod
 
@@ -56,15 +55,7 @@ def backups(base: Path, spies: Path, shop: TestDatabase) -> Backups:
 @pytest.fixture
 def backup(backups: Backups, store: Path) -> Path:
     """A directory of one's own to damage."""
-    return _copy(backups["directory"], store) / "dump.dir"
-
-
-def _copy(backup: tuple[Path, str], store: Path) -> Path:
-    origin, path = backup
-    shutil.copytree(origin / path, store / path)
-    for copied in store.rglob("*"):
-        copied.chmod(0o777)
-    return store / path
+    return copy(*backups["directory"], store) / "dump.dir"
 
 
 @pytest.fixture
@@ -274,7 +265,7 @@ def test_what_is_changed_after_the_check_changes_nothing(
 def test_a_custom_dump_that_is_changed_after_the_check_is_not_swapped_in(
     pods: Pods, backups: Backups, store: Path, target: TestDatabase
 ) -> None:
-    copied = _copy(backups["custom"], store)
+    copied = copy(*backups["custom"], store)
     restore = Restore(pods, store, target, "shop/nightly-custom", "Replace")
     restore.steps("restore-check", "restore-prepare")
     _flip(copied / "dump.pgdump")
