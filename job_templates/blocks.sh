@@ -35,6 +35,20 @@ same_blocks() {
 # pinned: the dump for its second reader, as far as it is what the first one has noted; returns what same_blocks does.
 pinned() { read_artifact load | same_blocks "$WORK_DIR/blocks"; }
 
+# filtered: the SQL of the dump, as the rules in $scratch/filter have it. None of it goes further than the check that it is
+# what the first reader has noted, whose status is in $scratch/source otherwise; a directory has to be compared afterwards.
+filtered() {
+    if [[ $format == directory ]]; then
+        pg_restore --no-owner -f - "$STORE_DIR/$ARTIFACT_PATH/$file" | sed -E -f "$scratch/filter"
+        return
+    fi
+    { pinned || echo $? >"$scratch/source"; } 2>/dev/null |
+        case $format in
+        custom) pg_restore --no-owner -f - && cat >/dev/null ;;
+        plain) cat ;;
+        esac | sed -E -f "$scratch/filter"
+}
+
 # no_room: the backup is not to blame.
 no_room() {
     local free

@@ -96,19 +96,6 @@ compare_again() {
     ((status == 0)) || changed
 }
 
-# Nothing of the dump goes further than the check that it is what restore-check has seen; a directory is compared afterwards.
-content() {
-    if [[ $format == directory ]]; then
-        pg_restore --no-owner -f - "$STORE_DIR/$ARTIFACT_PATH/$file" | sed -E -f "$scratch/filter"
-        return
-    fi
-    { pinned || echo $? >"$scratch/source"; } 2>/dev/null |
-        case $format in
-        custom) pg_restore --no-owner -f - && cat >/dev/null ;;
-        plain) cat ;;
-        esac | sed -E -f "$scratch/filter"
-}
-
 read_manifest
 if [[ $MODE == Replace ]]; then
     if [[ -e $WORK_DIR/finished ]]; then
@@ -158,7 +145,7 @@ write_filter
 printf '\\o /dev/null\n' >&"$to" || true # what is wrong shows below
 log "Loading $size bytes ($format)"
 loaded=0
-run content 1>&"$to" 2>"$scratch/content" || loaded=$?
+run filtered 1>&"$to" 2>"$scratch/content" || loaded=$?
 heed_store
 [[ $format != directory ]] || compare_again
 if [[ -e $scratch/source ]]; then

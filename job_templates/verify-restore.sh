@@ -41,30 +41,20 @@ SQL
     export PGDATABASE=restored
 }
 
-# Nothing of the dump goes further than the check that it is what restore-check has seen; a directory is compared afterwards.
 # Tablespaces are the server's.
-content() {
+write_filter() {
     cat >"$scratch/filter" <<FILTER
 /^-- Data for Name: .*; Type: TABLE DATA; Schema: /,/^\\\\\\.\$/b
 /^-- PostgreSQL database dump complete\$/w $scratch/complete
 /^SET default_tablespace = /d
 /^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^(CREATE SCHEMA |-- \*not\* creating schema)/{/^CREATE SCHEMA public;\$/d;}
 FILTER
-    if [[ $format == directory ]]; then
-        pg_restore --no-owner -f - "$STORE_DIR/$ARTIFACT_PATH/$file" | sed -E -f "$scratch/filter"
-        return
-    fi
-    { pinned || echo $? >"$scratch/source"; } 2>/dev/null |
-        case $format in
-        custom) pg_restore --no-owner -f - && cat >/dev/null ;;
-        plain) cat ;;
-        esac | sed -E -f "$scratch/filter"
 }
 
 # load: its status is that of reading. Goes on after an error: some do not count.
 load() {
     local status=0
-    content 2>"$scratch/content" |
+    filtered 2>"$scratch/content" |
         { psql -XAtqw -v VERBOSITY=verbose -f - 2>&1 >/dev/null || echo $? >"$scratch/psql"; } |
         grep -aE '(ERROR|FATAL|PANIC):  ' >"$scratch/errors" || status=${PIPESTATUS[0]}
     return "$status"
@@ -92,6 +82,7 @@ name="$ARTIFACT_PATH/$file"
 start_server
 create_database
 log "Restoring $size bytes ($format) into PostgreSQL $server_version"
+write_filter
 loaded=0
 run load || loaded=$?
 heed_store

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 from object_store import ObjectStore
-from restoring import contents
+from restoring import BLOCK, contents
 from script_runner import Pods, Server, TestDatabase, hand_over, new_databases, until
 from streaming import MANIFEST, StreamPod, forge
 
 NewPod = Callable[..., StreamPod]
 QUICK = {"WATCH_SECONDS": "1", "ANSWER_SECONDS": "3", "SILENCE_SECONDS": "6"}
-BLOCK = 8 << 20  # bytes, as in blocks.sh
 
 
 @pytest.fixture(scope="module")
