@@ -81,6 +81,14 @@ def plain_namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterato
             print(support.diagnose(name))
 
 
+@pytest.fixture(autouse=True)
+def told(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where the tests of a file share a `scene`, prints what there is to see in it when one failed."""
+    yield
+    if "scene" in request.fixturenames and request.node.stash.get(_failed, False):
+        print(support.diagnose(request.getfixturevalue("scene").namespace))
+
+
 @pytest.fixture
 def namespace(operator: None, plain_namespace: str) -> str:  # noqa: ARG001 -- it runs
     """A fresh namespace of a cluster in which the operator runs."""

@@ -188,6 +188,15 @@ INSERT INTO "Größe 'x'" VALUES (E'line\\nbreak', 'glad'), (NULL, 'sad');
 SELECT lo_from_bytea(0, decode(repeat('00ff', 5000), 'hex')) FROM generate_series(1, 3);
 """
 
+
+def noise(mib: int) -> str:
+    """SQL for a table `noise` of so many MiB that hardly compress: 500 rows are about one in a dump."""
+    return f"""
+    CREATE TABLE noise AS SELECT n, string_agg(md5(random()::text || n || m), '') AS t
+    FROM generate_series(1, {mib * 500}) n, generate_series(1, 64) m GROUP BY n
+    """
+
+
 # One line an object: what is in it, summed up. Equal lines mean equal rows, whatever their order on disk.
 FINGERPRINT = """
 CREATE FUNCTION pg_temp.sums() RETURNS TABLE (what text, n bigint, sum numeric) LANGUAGE plpgsql AS $$

@@ -16,12 +16,6 @@ from e2e.support import apply, delete, get, items, kubectl, psql, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Noise that does not compress: 500 rows of it are one megabyte of dump.
-NOISE = """
-CREATE TABLE noise AS SELECT n, string_agg(md5(random()::text || n || m), '') AS t
-FROM generate_series(1, {rows}) n, generate_series(1, 64) m GROUP BY n
-"""
-
 
 @contextmanager
 def locked(namespace: str, table: str) -> Iterator[None]:
@@ -141,7 +135,7 @@ def test_an_unreachable_host(namespace: str) -> None:
 
 def test_a_full_volume_and_the_next_backup_elsewhere(namespace: str) -> None:
     kit.ready_database(namespace)
-    kit.sql(namespace, NOISE.format(rows=25_000))
+    kit.sql(namespace, kit.noise(50))
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",

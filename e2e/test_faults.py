@@ -18,18 +18,13 @@ import pytest
 
 from e2e import containers, fleet, kit
 from e2e.object_store import ObjectStore, secret
-from e2e.support import apply, diagnose, fresh_namespace, kubectl, wait_for
+from e2e.support import apply, fresh_namespace, kubectl, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from e2e.cluster import Cluster
 
-# 50 MB of dump: some seconds of it, and several parts
-NOISE = """
-CREATE TABLE noise AS SELECT n, string_agg(md5(random()::text || n || m), '') AS t
-FROM generate_series(1, 40000) n, generate_series(1, 64) m GROUP BY n
-"""
 Strike = Callable[[str], AbstractContextManager[None]]  # takes the name of the Backup
 
 
@@ -91,7 +86,7 @@ class Scene:
         self.add_volume("pvc")
         for name in ("big", "victim"):
             kit.wait_ready(namespace, name)
-            kit.sql(namespace, NOISE, name)
+            kit.sql(namespace, kit.noise(80), name)
 
     def add(self, server: ObjectStore, name: str = "") -> ObjectStore:
         """A server of objects, and a BackupStore for it."""
@@ -191,15 +186,6 @@ def scene(operator: None, cluster: Cluster) -> Iterator[Scene]:  # noqa: ARG001 
         pytest.skip("processes are killed and stopped from the node, which a cluster of yours does not give away")
     with fresh_namespace(f"faults-{secrets.token_hex(3)}") as namespace:
         yield Scene(namespace)
-
-
-@pytest.fixture(autouse=True)
-def told(scene: Scene, request: pytest.FixtureRequest) -> Iterator[None]:
-    """What there is to see when a test failed."""
-    failures = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failures:
-        print(diagnose(scene.namespace))
 
 
 def misconfigured(scene: Scene) -> list[Case]:

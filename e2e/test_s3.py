@@ -13,17 +13,12 @@ import pytest
 
 from e2e import kit
 from e2e.object_store import BUCKET, ObjectStore
-from e2e.support import apply, diagnose, fresh_namespace, get, kubectl
+from e2e.support import apply, fresh_namespace, get, kubectl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PREFIX = "team/production"
-# 50 MB of dump: some seconds of it, and several parts
-NOISE = """
-CREATE TABLE noise AS SELECT n, string_agg(md5(random()::text || n || m), '') AS t
-FROM generate_series(1, 40000) n, generate_series(1, 64) m GROUP BY n
-"""
 
 
 @dataclass(frozen=True)
@@ -46,17 +41,8 @@ def scene(operator: None) -> Iterator[Scene]:  # noqa: ARG001 -- it runs
         for name in ("shop", "big", "copy"):
             kit.wait_ready(namespace, name)
         kit.sql(namespace, kit.SCHEMA)
-        kit.sql(namespace, NOISE, "big")
+        kit.sql(namespace, kit.noise(80), "big")
         yield Scene(namespace, server, authority)
-
-
-@pytest.fixture(autouse=True)
-def told(scene: Scene, request: pytest.FixtureRequest) -> Iterator[None]:
-    """What there is to see when a test failed."""
-    failures = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failures:
-        print(diagnose(scene.namespace))
 
 
 def dump_key(server: ObjectStore, location: str) -> str:
