@@ -13,7 +13,7 @@ import pytest
 from e2e import fleet, rounds
 from e2e.cluster.configs import SYSTEM
 from e2e.rounds import REPETITIONS, Figures, Rounds
-from e2e.support import KubectlError, kubectl, wait_for
+from e2e.support import KubectlError, get, kubectl, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from e2e.audit import AuditLog
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(120 + rounds.REPETITION_SECONDS * REPETITIONS)]
-DEPLOYMENT = "deployment/postgres-operator-controller-manager"
+DEPLOYMENT = "postgres-operator-controller-manager"
 KEPT = 2
 
 
 def available() -> int:
-    status = json.loads(kubectl("get", DEPLOYMENT, "-n", SYSTEM, "-o", "json"))["status"]
-    return int(status.get("availableReplicas", 0))
+    found = get("deployment", DEPLOYMENT, SYSTEM)
+    return int(found["status"].get("availableReplicas", 0)) if found else 0
 
 
 class Watcher:
@@ -114,8 +114,8 @@ def test_all_replicas_are_replaced(how: str, namespace: str, log: AuditLog, caps
             with backups.repetition(figures), watcher.watching():
                 before, began = set(names()), time.time()
                 if how == "rollout restart":
-                    kubectl("rollout", "restart", DEPLOYMENT, "-n", SYSTEM)
-                    kubectl("rollout", "status", DEPLOYMENT, "-n", SYSTEM, "--timeout=120s")
+                    kubectl("rollout", "restart", f"deployment/{DEPLOYMENT}", "-n", SYSTEM)
+                    kubectl("rollout", "status", f"deployment/{DEPLOYMENT}", "-n", SYSTEM, "--timeout=120s")
                 else:
                     for pod in sorted(before):
                         evict_when_allowed(pod)

@@ -71,11 +71,12 @@ def test_a_frozen_leader_that_is_woken(namespace: str, log: AuditLog, capsys: py
 def test_a_frozen_leader_is_ended_within_a_minute(
     namespace: str, log: AuditLog, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the kubelet, because its probe is not answered. Once: it takes as long as it says."""
+    """By the kubelet, because its probe is not answered."""
     backups, figures = Rounds(namespace, log), Figures()
     try:
-        with backups.repetition(figures) as old:
-            freeze(backups, figures, old, lasting=60, state="")
+        for _ in range(REPETITIONS):
+            with backups.repetition(figures) as old:
+                freeze(backups, figures, old, lasting=60, state="")
     finally:
         figures.show("Leader frozen for 60 s", capsys)
 
