@@ -47,15 +47,18 @@ def wait_phase(kind: str, name: str, namespace: str, *phases: str, deadline: flo
         raise AssertionError(f"{error}; its status: {json.dumps(last, indent=1)}") from error
 
 
-def wait_reason(kind: str, name: str, namespace: str, reason: str, deadline: float = MINUTE) -> dict[str, Any]:
-    """The object, once its first condition has that reason."""
+def wait_reason(
+    kind: str, name: str, namespace: str, reason: str, deadline: float = MINUTE, says: str = ""
+) -> dict[str, Any]:
+    """The object, once its first condition has that reason, and a message that says so."""
 
     def seen() -> dict[str, Any] | None:
         found = get(kind, name, namespace) or {}
         conditions = found.get("status", {}).get("conditions", [])
-        return found if conditions and conditions[0]["reason"] == reason else None
+        shown = conditions and conditions[0]["reason"] == reason and says in conditions[0]["message"]
+        return found if shown else None
 
-    return wait_for(seen, deadline, f"{kind}/{name} to show {reason}")
+    return wait_for(seen, deadline, f"{kind}/{name} to show {reason} {says}".rstrip())
 
 
 def start_backup(namespace: str, name: str | None = None, database: str = "shop", **spec: Any) -> str:
