@@ -77,7 +77,7 @@ test: lint unit deploy
 
 # everything, with repetitions and in full size
 test-full: lint unit deploy
-    E2E_DEPLOYED=1 E2E_REPETITIONS=5 E2E_IDLE_SECONDS=600 E2E_LARGE_ROWS=1120000 E2E_STREAM_MIB=5120 {{ python }} -m pytest e2e
+    E2E_DEPLOYED=1 E2E_REPETITIONS=5 E2E_IDLE_SECONDS=600 E2E_LARGE_ROWS=1120000 E2E_FORMAT_ROWS=200000 E2E_STREAM_MIB=5120 {{ python }} -m pytest e2e
     for n in 1 2 3; do E2E_DEPLOYED=1 {{ python }} -m pytest e2e/test_backup.py e2e/test_restore.py || exit 1; done
 
 # measure how fast Backups pass through the operator

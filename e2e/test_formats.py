@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ from e2e.support import apply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Four tables of 12 MB that compress badly.
+# Four tables that compress badly: 10,000 rows of all of them are 22 MiB of a dump.
+ROWS = int(os.environ.get("E2E_FORMAT_ROWS", "10000"))
 TABLES = """
 CREATE TABLE noise_{n} AS SELECT g AS id, string_agg(md5(g::text || m || {n}), '') AS t
-FROM generate_series(1, 10000) g, generate_series(1, 32) m GROUP BY g;
+FROM generate_series(1, {rows}) g, generate_series(1, 32) m GROUP BY g;
 ALTER TABLE noise_{n} ADD PRIMARY KEY (id);
 """
 # Of Backup and Restore, for the same data.
@@ -28,7 +30,7 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def test_several_sessions_dump_and_restore_the_same(namespace: str, show: Callable[[str], None]) -> None:
     kit.ready_database(namespace)
-    kit.sql(namespace, kit.SCHEMA + "".join(TABLES.format(n=n) for n in range(4)))
+    kit.sql(namespace, kit.SCHEMA + "".join(TABLES.format(n=n, rows=ROWS) for n in range(4)))
     before, figures = kit.fingerprint(namespace), []
     for name, (dump, load) in WAYS.items():
         begin = time.monotonic()
