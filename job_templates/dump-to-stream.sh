@@ -27,7 +27,7 @@ store_dump() {
     splitter=$!
     dump >"$scratch/pipe" &
     dumper=$!
-    while kill -0 "$dumper" 2>/dev/null; do
+    while kill -0 "$dumper" 2>/dev/null || kill -0 "$splitter" 2>/dev/null; do
         heed_store
         run sleep 0.2
     done

@@ -56,8 +56,24 @@ load() {
     local status=0
     filtered 2>"$scratch/content" |
         { psql -XAtqw -v VERBOSITY=verbose -f - 2>&1 >/dev/null || echo $? >"$scratch/psql"; } |
-        grep -aE '(ERROR|FATAL|PANIC):  ' >"$scratch/errors" || status=${PIPESTATUS[0]}
+        errors >"$scratch/errors" || status=${PIPESTATUS[0]}
     return "$status"
+}
+
+# errors: the first lines of those in psql's output. What a function raises is the application's own text, and may quote
+# any data; where an error comes from is told after it.
+errors() {
+    awk '/(ERROR|FATAL|PANIC):  / { if (text) print text; text = $0 }
+        /^LOCATION:  exec_stmt_raise,/ && match(text, /(ERROR|FATAL|PANIC):  [0-9A-Z]+: /) {
+            text = substr(text, 1, RSTART + RLENGTH - 1) "a function of the application raised an exception, whose text is left out here: it may quote data" }
+        END { if (text) print text }'
+}
+
+# heed_image: fails when it was the image that lacks what the server of the database has.
+heed_image() {
+    local text
+    text=$(grep -aE 'ERROR:  [0-9A-Z]{5}: (extension ".*" is not available|could not open extension control file |could not access file "|collation ".*" for encoding ".*" does not exist)' "$scratch/errors" | head -n 1 || true)
+    [[ -z $text ]] || incomplete "The image lacks what the backup needs: $(masked <(terse <<<"$text")). An image with that (spec.image of the Database) may help."
 }
 
 # heed_server: fails when it was the server, or its disk or memory, that did not hold out (SQLSTATE).
@@ -94,6 +110,7 @@ if [[ -e $scratch/source ]]; then
     esac
 fi
 heed_server
+heed_image
 ((loaded <= 128)) || incomplete "Reading the dump was stopped by signal $(kill -l "$loaded")."
 ((loaded == 0)) || fail RestoreFailed "$name cannot be read: $(masked "$scratch/content")"
 [[ -s $scratch/complete ]] || fail RestoreFailed "$name cannot be restored: its end is missing."

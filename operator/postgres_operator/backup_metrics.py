@@ -11,12 +11,11 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from .api.backup import selection
 from .cache import Cache
 from .decide.actions import Body
 
 Labels = tuple[str, str]  # namespace and name of a Database
-# With one of these, a Backup has a part of the database only: no alert may take it for one.
-PARTIAL = ("schemas", "excludeSchemas", "tables", "excludeTables")
 _Last = dict[Labels, tuple[float, Body]]  # when its newest Backup ended, and the status of that
 
 
@@ -94,14 +93,14 @@ class BackupCollector(ResourceCollector):
                 duration.add_metric(labels, at - start)
 
     def _last(self) -> tuple[_Last, _Last]:
-        """The last whole Backups that succeeded, and the last that failed."""
+        """The last Backups that succeeded, and the last that failed; no alert may take a part of a database for one."""
         completed, failed = _Last(), _Last()
         for (namespace, _), body in self.all("Backup"):
             match body:
                 case {
                     "spec": {"databaseRef": {"name": str(database)}} as spec,
                     "status": {"phase": "Completed" | "Failed" as phase, "completionTime": time},
-                } if (at := seconds(time)) is not None and not any(spec.get(field) for field in PARTIAL):
+                } if (at := seconds(time)) is not None and not selection(spec):
                     last = completed if phase == "Completed" else failed
                     before = last.get((namespace, database))
                     if before is None or at > before[0]:

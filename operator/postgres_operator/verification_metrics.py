@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from prometheus_client.core import GaugeMetricFamily
 
-from .backup_metrics import PARTIAL, Labels, ResourceCollector, seconds
+from .api.backup import selection
+from .backup_metrics import Labels, ResourceCollector, seconds
 
 
 class VerificationCollector(ResourceCollector):
@@ -38,7 +39,7 @@ class VerificationCollector(ResourceCollector):
                 case {
                     "spec": {"databaseRef": {"name": str(database)}} as spec,
                     "status": {"conditions": list(conditions)},
-                } if not any(spec.get(field) for field in PARTIAL):
+                } if not selection(spec):
                     for status, at in _outcomes(conditions):
                         times = found.setdefault((namespace, database), {})
                         times[status] = max(at, times.get(status, 0.0))

@@ -107,7 +107,8 @@ def of_deletion(spec=None, db=None, claim=VAULT, to=None):
         claim=None if to else claim,
         claim_known=not to,
     )
-    run = Backup.model_validate(body)
+    written = deletions.decide(Backup.model_validate(body), facts, POLICY)  # the intent
+    run = Backup.model_validate({**body, "status": written.status})
     return run, deletions.decide(run, facts, POLICY)
 
 

@@ -1,5 +1,6 @@
 """Backup: one logical dump of a Database into a store."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -149,6 +150,11 @@ class BackupSpec(JobSettings):
     def partial(self) -> bool:
         """Whether a part of the database is left out."""
         return bool(self.schemas or self.exclude_schemas or self.tables or self.exclude_tables)
+
+
+def selection(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a Backup one of a part of its database, by its spec as in the API; empty for the whole."""
+    return {field: spec[field] for field in ("schemas", "excludeSchemas", "tables", "excludeTables") if spec.get(field)}
 
 
 def terminal_rules(kind: str, *results: str) -> tuple[Rule, Rule]:

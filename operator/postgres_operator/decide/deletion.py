@@ -129,7 +129,11 @@ def _start(backup: Backup, facts: DeletionFacts, policy: Policy) -> Action:
         return Ask(Fact.CLAIM)
     if place.claim and facts.claim is None:
         return SetFinalizer(False, f'PersistentVolumeClaim "{place.claim}" is gone, and {place.location} with it')
-    deleting = Problem("Deleting", f"Job {job_name(backup)} deletes {place.location}.")
+    told = find(backup.status.conditions, CONDITION)
+    if not _failed_before(backup) and not (told and told.reason == "Deleting"):
+        # First a write that a Backup which has changed meanwhile refuses: its artifact may be wanted again.
+        deleting = Problem("Deleting", f"Job {job_name(backup)} deletes {place.location}.")
+        return _tell(backup, facts.now, deleting, after=0)
     return CreateJob(
         name=job_name(backup),
         template="delete.yaml.j2",
@@ -144,7 +148,6 @@ def _start(backup: Backup, facts: DeletionFacts, policy: Policy) -> Action:
         annotations=place.annotations,
         claim=facts.claim,
         service_account=place.service_account,
-        then=Nothing() if _failed_before(backup) else _tell(backup, facts.now, deleting),
     )
 
 

@@ -1,12 +1,13 @@
 """Which Backups of a schedule stay: those that any rule keeps, as with restic. The others go, one by one."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Any, Literal
 
 from postgres_operator import names
-from postgres_operator.api.backup import FINISHED
+from postgres_operator.api.backup import FINISHED, selection
 from postgres_operator.api.schedule import Retention, ScheduledBackup
 
 from . import verification
@@ -35,6 +36,7 @@ class Kept:
     resource_version: str
     phase: str
     time: datetime  # of the data in it
+    of: tuple[str, str] = ("", "")  # the Database, and what part of it
     ended: datetime | None = None
     doubted: bool = False  # it is Completed, but its verification has failed
     unproven: bool = False  # its verification has not ended
@@ -51,14 +53,17 @@ class Kept:
 def read_kept(body: Body, used: frozenset[str]) -> Kept:
     """The Backup of an API object; `used` has names and locations that Restores need."""
     meta, status = body["metadata"], body.get("status", {})
-    ended = status.get("completionTime")
+    created, ended = datetime.fromisoformat(meta["creationTimestamp"]), status.get("completionTime")
+    time = status.get("backupTime") or meta["creationTimestamp"]
     verified = next((c["status"] for c in status.get("conditions", []) if c["type"] == "Verified"), "")
     return Kept(
         name=meta["name"],
         uid=meta["uid"],
         resource_version=meta["resourceVersion"],
         phase=status.get("phase", ""),
-        time=datetime.fromisoformat(status.get("backupTime") or meta["creationTimestamp"]),
+        # A node's clock may be wrong: one that is ahead would make a Backup the newest for as long.
+        time=max(created, min(datetime.fromisoformat(t) for t in (time, ended or time))),
+        of=(body["spec"]["databaseRef"]["name"], json.dumps(selection(body["spec"]), sort_keys=True)),
         ended=datetime.fromisoformat(ended) if ended else None,
         doubted=verified == "False",
         unproven=verification.due(body),
@@ -69,20 +74,33 @@ def read_kept(body: Body, used: frozenset[str]) -> Kept:
 
 
 def superfluous(retention: Retention, backups: Sequence[Kept], zone: tzinfo, now: datetime) -> list[Kept]:
-    """Those that no rule keeps, the oldest first; never the newest good one, or what is newer than that."""
-    good = sorted((b for b in backups if b.good and not b.deleted), key=_age, reverse=True)
-    if not good:
-        return []
-    kept = {good[0].name, *(b.name for b in good[: retention.keep_last or 0])}
+    """Those that no rule keeps, the oldest first.
+
+    Of each Database, and of each part of one, for itself: never the newest good one, or what is newer than that.
+    """
+    going: list[Kept] = []
+    for of in {b.of for b in backups}:
+        there = sorted((b for b in backups if b.of == of and not b.deleted), key=_age, reverse=True)
+        good = [b for b in there if b.good]
+        kept = _kept(retention, good, zone, now)
+        going += [b for b in good if b.name not in kept]
+        # One whose verification has failed takes no place of a good one, but may be better than it seemed.
+        kept = _kept(retention, [b for b in there if b.good or b.doubted], zone, now)
+        going += [b for b in there if b.doubted and b.name not in kept and good and _age(b) < _age(good[0])]
+    return sorted(going, key=_age)
+
+
+def _kept(retention: Retention, backups: Sequence[Kept], zone: tzinfo, now: datetime) -> set[str]:
+    """Names of those that any rule keeps, or that are the newest; the newest comes first."""
+    kept = {b.name for b in backups[: max(retention.keep_last or 0, 1)]}
     for rule, period in _PERIODS:
         newest: dict[Any, str] = {}
-        for backup in good:
+        for backup in backups:
             newest.setdefault(period(backup.time.astimezone(zone)), backup.name)
         kept.update(list(newest.values())[: getattr(retention, rule) or 0])
     if retention.age is not None:
-        kept.update(b.name for b in good if now - b.time <= retention.age)
-    doubted = (b for b in backups if b.doubted and not b.deleted and _age(b) < _age(good[0]))
-    return sorted([*(b for b in good if b.name not in kept), *doubted], key=_age)
+        kept.update(b.name for b in backups if now - b.time <= retention.age)
+    return kept
 
 
 def _age(backup: Kept) -> tuple[datetime, str]:

@@ -108,13 +108,12 @@ def _active(run: Run, job: Job, facts: Facts) -> Action:
         return _in_progress(run, job, facts.now, None, next_look(age, LOOK_AT))
     if facts.pods is None:
         return Ask(Fact.PODS)
-    if started(facts.pods):
-        return _in_progress(run, job, facts.now, None, None)
-    problem, final = None, False
-    if facts.pods:
-        problem = obstacle(facts.pods)
-        final = bool(problem and problem.reason in ("CredentialsLost", "ContainerConfigInvalid"))
-    elif job.active == 0:
+    problem = obstacle(facts.pods)
+    final = bool(problem and problem.reason in ("CredentialsLost", "ContainerConfigInvalid"))
+    if started(facts.pods) and not final:
+        # Pods are not watched: whether a later step cannot start is to be looked for, ever more rarely.
+        return _in_progress(run, job, facts.now, None, max(age, LOOK_AT[-1]))
+    if not facts.pods and job.active == 0:
         if facts.refusals is None:
             return Ask(Fact.REFUSALS)
         problem = refusal(job, facts.refusals)

@@ -26,7 +26,7 @@ ALLOWED = {
     ("", "services"): {"get", "list", "watch", "create"},
     ("", "secrets"): {"create"},
     ("", "persistentvolumeclaims"): {"get", "create"},
-    ("", "pods"): {"get", "list"},
+    ("", "pods"): {"list"},
     ("", "events"): {"create", "list"},
 }
 

@@ -96,8 +96,8 @@ async def test_a_job_deletes_the_artifact_and_then_the_backup_goes(world: World,
     assert await finalizers(world) == ["example.com/mine"]
     cost = list(audited(audit_log, world.namespace))[before:]
     assert [r for r in cost if not r.startswith(("get", "list"))] == [
-        "create jobs",
         "patch backups/status",
+        "create jobs",
         "patch backups",
     ]
     assert made["metadata"]["uid"] == job["metadata"]["ownerReferences"][0]["uid"]

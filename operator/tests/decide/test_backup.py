@@ -465,6 +465,17 @@ def test_a_pod_that_started_is_not_held_to_the_start_deadline():
     assert reason(ask(body, job=job_of(body, age=6000, active=1), pods=pods)) == "Running"
 
 
+def test_a_later_step_that_cannot_start_fails_and_is_looked_for_ever_more_rarely():
+    body = running_backup()
+    check = {"name": "check", "state": {"terminated": {"exitCode": 0}}}
+    steps = [pod("Pending", waits("PodInitializing"), init=(check, waits("PodInitializing", name="load")))]
+    action = ask(body, job=job_of(body, age=6000, active=1), pods=steps)
+    assert (reason(action), action.after) == ("Running", 6000)
+    lost = waits("CreateContainerConfigError", "couldn't find key superuser-password in Secret d/x", "load")
+    action = ask(body, job=job_of(body, age=6000, active=1), pods=[pod("Pending", init=(check, lost))])
+    assert action.status["error"]["reason"] == "CredentialsLost"
+
+
 def test_every_look_is_followed_by_another_until_the_start_deadline():
     body = running_backup()
     pods = [pod("Pending", waits("ContainerCreating"))]

@@ -125,11 +125,24 @@ def test_the_last_good_one_stays_however_old():
     assert going({"maxAge": "1d"}, [replace(old[0], deleted=True), *old[1:]]) == ["b02"]
 
 
-def test_what_did_not_pass_its_verification_is_kept_by_no_rule_and_goes_after_a_newer_good_one():
+def test_what_did_not_pass_its_verification_takes_no_place_of_a_good_one():
     first, second, third, fourth = daily(4)
-    assert going({"keepLast": 2}, [first, replace(second, doubted=True), third, fourth]) == ["b03", "b01"]
+    # it goes only when it would go as a good one, too: what was wrong may have been the verification
+    assert going({"keepLast": 2}, [first, replace(second, doubted=True), third, fourth]) == ["b03"]
+    assert going({"keepLast": 2}, [first, second, replace(third, doubted=True), fourth]) == ["b03", "b02"]
+    assert going({"maxAge": "2d"}, [first, *(replace(b, doubted=True) for b in (second, third, fourth))]) == [
+        "b03",
+        "b02",
+    ]
     assert going({"keepLast": 2}, [replace(first, doubted=True), second, third, fourth]) == ["b03"]
     assert going({"keepLast": 2}, [replace(b, doubted=True) for b in daily(4)]) == []
+
+
+def test_what_another_database_has_or_a_part_of_one_counts_for_itself():
+    of = [("shop", "{}"), ("shop", '{"tables": []}'), ("copy", "{}")]
+    backups = [replace(b, of=of[n % 3]) for n, b in enumerate(daily(9))]
+    assert going({"keepLast": 2}, backups) == ["b08", "b07", "b06"]
+    assert going({"maxAge": "1h"}, backups) == ["b08", "b07", "b06", "b05", "b04", "b03"]
 
 
 @pytest.mark.parametrize("phase", ["", "Pending", "InProgress", "Failed"])
@@ -243,8 +256,10 @@ def test_what_it_looks_at_of_a_backup():
         "backupLocation": "pvc://vault/db/x",
         "conditions": [{"type": "Verified", "status": "False"}],
     }
+    spec = {"databaseRef": {"name": "shop"}, "tables": [{"schema": "s", "name": "t"}]}
     body = {
         "metadata": {"name": "x", "uid": "u", "resourceVersion": "3", "creationTimestamp": "2026-03-01T03:00:00Z"},
+        "spec": spec,
         "status": status,
     }
     found = read_kept(body, frozenset())
@@ -259,6 +274,22 @@ def test_what_it_looks_at_of_a_backup():
     assert read_kept(body, frozenset({"pvc://vault/db/x"})).in_use
     status["conditions"][0]["status"] = "True"
     assert read_kept(body, frozenset({"y"})).good
-    waiting = {**body, "spec": {"verification": {"mode": "List"}}, "status": {**status, "conditions": []}}
+    waiting = {**body, "spec": {**spec, "verification": {"mode": "List"}}, "status": {**status, "conditions": []}}
     assert read_kept(waiting, frozenset()).unproven
     assert not read_kept(waiting, frozenset()).good
+    assert found.of == ("shop", '{"tables": [{"name": "t", "schema": "s"}]}')
+
+
+@pytest.mark.parametrize(
+    ("clock", "time"),
+    [
+        ("2026-03-01T03:00:01Z", "2026-03-01T03:00:01Z"),
+        ("2027-03-01T03:00:01Z", "2026-03-01T03:05:00Z"),
+        ("2025-03-01T03:00:01Z", "2026-03-01T03:00:00Z"),
+    ],
+)
+def test_the_wrong_clock_of_a_node_makes_no_backup_the_newest(clock, time):
+    meta = {"name": "x", "uid": "u", "resourceVersion": "3", "creationTimestamp": "2026-03-01T03:00:00Z"}
+    status = {"phase": "Completed", "backupTime": clock, "completionTime": "2026-03-01T03:05:00Z"}
+    body = {"metadata": meta, "spec": {"databaseRef": {"name": "shop"}}, "status": status}
+    assert read_kept(body, frozenset()).time == datetime.fromisoformat(time)

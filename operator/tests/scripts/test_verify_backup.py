@@ -230,7 +230,11 @@ def _before_the_table(statement: bytes) -> Callable[[bytes], bytes]:
             id="index-key-and-check",
         ),
         pytest.param(lambda c: c.replace(b"t_pkey", b"other"), "names or the rows of single tables", id="another-name"),
-        pytest.param(_before_the_table(b"CREATE EXTENSION nirwana;"), '"nirwana"', id="extension"),
+        pytest.param(
+            _before_the_table(b"DO $$ BEGIN RAISE EXCEPTION 'invalid: row-data'; END $$;"),
+            "a function of the application raised an exception",
+            id="exception",
+        ),
         pytest.param(_without(b"\n-- PostgreSQL database dump complete\n"), "its end is missing", id="end"),
     ],
 )
@@ -241,6 +245,7 @@ def test_what_a_restore_lacks_is_found(
     _refit(verification, change)
     outcome = verification.run(EXPECTED_SHA256="")
     assert (outcome.reason, words in outcome.message) == ("RestoreFailed", True), outcome.message
+    assert "row-data" not in outcome.message + outcome.log
 
 
 # --- what says nothing about the backup
@@ -269,6 +274,22 @@ def test_a_full_disk_says_nothing_about_the_backup(pods: Pods, store: Path, smal
     full = b"DO $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$;"
     _refit(verification, _before_the_table(full))
     assert "More room" in _incomplete(verification.run(EXPECTED_SHA256=""))
+
+
+@pytest.mark.parametrize(
+    ("statement", "lacking"),
+    [
+        (b"CREATE EXTENSION nirwana;", 'extension "nirwana" is not available'),
+        (b"CREATE FUNCTION public.f() RETURNS int LANGUAGE c AS '$libdir/nirwana';", "could not access file"),
+    ],
+)
+def test_what_the_image_lacks_says_nothing_about_the_backup(
+    statement: bytes, lacking: str, pods: Pods, store: Path, small: TestDatabase
+) -> None:
+    verification = back_up(pods, store, small, "plain")
+    _refit(verification, _before_the_table(statement))
+    message = _incomplete(verification.run(EXPECTED_SHA256=""))
+    assert f"The image lacks what the backup needs: ERROR:  {lacking}" in message
 
 
 def test_a_manifest_without_an_inventory_is_nothing_to_compare_with(
