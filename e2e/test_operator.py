@@ -37,7 +37,7 @@ def can(verb: str, what: str) -> bool:
     ("what", "allowed"),
     [
         ("secrets", {"create"}),
-        ("pods", {"get", "list"}),
+        ("pods", {"list"}),
         ("events", {"create", "list"}),
         ("persistentvolumeclaims", {"get", "create"}),
         ("pods/exec", set()),

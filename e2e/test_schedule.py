@@ -47,9 +47,9 @@ def made(namespace: str, name: str) -> list[str]:
 
 
 def ready(namespace: str, name: str) -> tuple[str, str]:
-    """Reason and message of its condition."""
-    condition = (get("scheduledbackup", name, namespace) or {})["status"]["conditions"][0]
-    return condition["reason"], condition["message"]
+    """Reason and message of its condition; empty where there is none yet."""
+    conditions = (get("scheduledbackup", name, namespace) or {}).get("status", {}).get("conditions", [])
+    return next(((c["reason"], c["message"]) for c in conditions), ("", ""))
 
 
 def status(namespace: str, name: str) -> dict[str, Any]:
