@@ -53,7 +53,7 @@ def ready(namespace: str, name: str) -> tuple[str, str]:
 
 
 def status(namespace: str, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = (get("scheduledbackup", name, namespace) or {})["status"]
+    found: dict[str, Any] = (get("scheduledbackup", name, namespace) or {}).get("status", {})
     return found
 
 
