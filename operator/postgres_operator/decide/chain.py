@@ -11,7 +11,7 @@ from datetime import datetime
 from postgres_operator import names
 
 from .actions import Ask, Body, DeleteJob, Fact, Nothing
-from .jobs import LOOK_AT, Job, Problem, next_look, obstacle, refusal
+from .jobs import LOOK_AT, Job, Problem, lasting, next_look, obstacle, refusal
 
 _AT_A_TIME = 3  # so that a clock which is far ahead, and gives up each Job at once, does not fill the namespace
 GONE_RETRY_SECONDS = 2.0
@@ -88,8 +88,7 @@ class Chain:
         if pods is None:
             return Ask(Fact.PODS)
         problem = obstacle(pods)
-        lasting = problem is not None and problem.reason in ("CredentialsLost", "ContainerConfigInvalid")
-        return None if patient and not lasting and self.age < LOOK_AT[-1] else problem
+        return None if patient and not lasting(problem) and self.age < LOOK_AT[-1] else problem
 
     def _age(self, job: Job) -> float:
         return max(0.0, (self.now - job.created).total_seconds())

@@ -258,6 +258,11 @@ def obstacle(pods: Sequence[Body]) -> Problem | None:
     return None
 
 
+def lasting(problem: Problem | None) -> bool:
+    """Whether an obstacle does not go away by itself."""
+    return problem is not None and problem.reason in ("CredentialsLost", "ContainerConfigInvalid")
+
+
 def next_look(age: float, marks: Sequence[float]) -> float | None:
     """Seconds until the next mark, or None when all have passed."""
     return next((mark - age + 0.5 for mark in sorted(marks) if mark > age), None)

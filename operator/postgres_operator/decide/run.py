@@ -13,7 +13,7 @@ from postgres_operator.api.restore import Restore
 
 from .actions import Action, Ask, Body, Claim, DeleteJob, Event, Fact, Nothing, Queue, SetStatus
 from .conditions import condition, find, same, timestamp
-from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, result, running, started
+from .jobs import LOOK_AT, Job, Problem, failure, lasting, next_look, obstacle, refusal, result, running, started
 from .place import Place
 
 Run = Backup | Restore
@@ -109,7 +109,7 @@ def _active(run: Run, job: Job, facts: Facts) -> Action:
     if facts.pods is None:
         return Ask(Fact.PODS)
     problem = obstacle(facts.pods)
-    final = bool(problem and problem.reason in ("CredentialsLost", "ContainerConfigInvalid"))
+    final = lasting(problem)
     if started(facts.pods) and not final:
         # Pods are not watched: whether a later step cannot start is to be looked for, ever more rarely.
         return _in_progress(run, job, facts.now, None, max(age, LOOK_AT[-1]))
