@@ -23,7 +23,7 @@ store_dump() {
     counter=$!
     sha256 <"$scratch/hash" >"$scratch/sha256" &
     hasher=$!
-    tee "$STORE_DIR/dump" "$scratch/count" <"$scratch/pipe" >"$scratch/hash" 2>"$scratch/tee" &
+    tee "$STORE_DIR/dump" "$scratch/count" <"$scratch/pipe" >"$scratch/hash" 2>/dev/null &
     splitter=$!
     dump >"$scratch/pipe" &
     dumper=$!
@@ -32,7 +32,7 @@ store_dump() {
         run sleep 0.2
     done
     wait "$dumper" || status=$?
-    wait "$splitter" || upload_broken # pg_dump ends by that, too
+    wait "$splitter" || upload_broken # which may be why pg_dump failed
     ((status == 0)) || dump_failed "$status"
     wait "$counter" && wait "$hasher" || fail InternalError "The checksum of the dump could not be made."
     read -r size <"$scratch/size"

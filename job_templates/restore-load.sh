@@ -54,7 +54,7 @@ broken() {
     [[ $reason != CleanFailed || -z $statement ]] || text+=" ($statement)"
     # What a function raises is the application's own text, and may quote any data.
     # psql says so in the last line of an error, pg_restore in its context.
-    ! grep -aE '^LOCATION: | RAISE$' "$scratch/errors" | tail -n 1 | grep -qE ' (exec_stmt_raise, .*|RAISE)$' ||
+    ! grep -aE '^LOCATION: | (RAISE|ASSERT)$' "$scratch/errors" | tail -n 1 | grep -qE ' (exec_stmt_(raise|assert), .*|RAISE|ASSERT)$' ||
         text='ERROR: a function of the application raised an exception, whose text is left out here: it may quote data'
     case $reason:$(grep -aE -m 1 '(ERROR|FATAL|PANIC): ' "$scratch/terse") in
     *'out of shared memory'*) reason=TooManyObjects hint="Restore with spec.mode Replace, which needs no lock on each of them, or raise max_locks_per_transaction." ;;
@@ -88,6 +88,27 @@ changed() {
     fail ChecksumMismatch "$ARTIFACT_PATH/$file is not what was checked: it was changed since, or can no longer be read to its end. $untouched"
 }
 
+# keep_markers: the database that takes the target's place knows what was restored into that so far, since the Job of an
+# earlier Restore may come back. Read as the application role, to whom the table belongs.
+keep_markers() {
+    PGDATABASE=$target connect 20
+    PGDATABASE=$target run psql -XAtqw -v ON_ERROR_STOP=1 >"$scratch/markers" 2>"$scratch/connect" <<'SQL' ||
+SET datestyle = ISO;
+SELECT to_regclass('postgres_operator.restores') IS NULL AS first \gset
+\if :first
+\else
+    COPY (SELECT restore_uid, location, finished_at FROM postgres_operator.restores) TO STDOUT;
+\endif
+SQL
+        fail RestoreFailed "Cannot read table postgres_operator.restores, where earlier Restores are noted: $(masked "$scratch/connect"). $untouched"
+    [[ -s $scratch/markers ]] || return 0
+    ask < <(
+        printf '%s\nCOPY postgres_operator.restores FROM STDIN;\n' "$CREATE_MARKERS"
+        cat "$scratch/markers"
+        echo '\.'
+    ) || broken RestoreFailed "Cannot note the earlier Restores"
+}
+
 # compare_again: where the loading reads files by itself, they are compared when that is done and nothing counts yet.
 compare_again() {
     local status=0
@@ -108,10 +129,6 @@ fi
 connect 20
 log "PostgreSQL $server_version at $PGHOST:$PGPORT, database $PGDATABASE, mode $MODE"
 start_session
-ask <<'SQL' || broken RestoreFailed "Cannot begin"
--- A setting that came with PostgreSQL 17.
-SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL \g /dev/null
-SQL
 case $MODE in
 Fail)
     begin_in_target
@@ -121,14 +138,14 @@ Clean)
     begin_in_target
     clean
     ;;
-Replace) ;; # each statement for itself: one transaction has room for so many locks, and half a database is never swapped in
+Replace) keep_markers ;; # each statement for itself: one transaction has room for so many locks, and half a database is never swapped in
 *) fail InternalError "MODE is $MODE, not Fail, Clean or Replace." ;;
 esac
 
 ask <<'SQL' || broken RestoreFailed "Cannot see which schemas and extensions there are"
 SELECT concat_ws(E'\n', coalesce(string_agg(pattern, '|') FILTER (WHERE schema), '-'),
                         coalesce(string_agg(pattern, '|') FILTER (WHERE NOT schema), '-'))
-FROM (SELECT schema, regexp_replace(quote_ident(name), '[][\.*^$(){}?+|/]', '\\\&', 'g') AS pattern
+FROM (SELECT schema, regexp_replace(quote_ident(name), '[][\\.*^$(){}?+|/]', '\\\&', 'g') AS pattern
       FROM (SELECT true, nspname FROM pg_namespace WHERE (oid >= 16384 OR nspname = 'public') AND nspname NOT LIKE 'pg\_%'
             UNION ALL
             SELECT false, extname FROM pg_extension WHERE NOT pg_has_role(extowner, 'USAGE')) AS there (schema, name)
@@ -155,7 +172,7 @@ if [[ -e $scratch/source ]]; then
     esac
 fi
 if ((loaded != 0)); then
-    ! grep -qa 'Broken pipe' "$scratch/content" || broken RestoreFailed "The dump cannot be loaded"
+    ! grep -qaE 'Broken pipe|write error' "$scratch/content" || broken RestoreFailed "The dump cannot be loaded"
     ((loaded <= 128)) || fail RestoreFailed "Reading the dump was stopped by signal $(kill -l "$loaded"). $untouched"
     fail RestoreFailed "The dump cannot be read: $(masked "$scratch/content"). $untouched"
 fi

@@ -59,8 +59,6 @@ SQL
 }
 
 connect 20
-[[ $TARGET_DATABASE != "$PGDATABASE" ]] ||
-    fail RestoreFailed "Database $PGDATABASE cannot be replaced, since the server is administered through it: use spec.mode Clean."
 state=$(
     sql <<'SQL'
 BEGIN;

@@ -1,16 +1,19 @@
-# What restore-load.sh does around the dump in the target itself (MODE Fail and Clean); put before it.
+# What restore-load.sh does in the target itself, which is all around the dump for MODE Fail and Clean; put before it.
+
+# Where the target itself keeps which Restores were committed.
+readonly CREATE_MARKERS='CREATE SCHEMA IF NOT EXISTS postgres_operator;
+    CREATE TABLE postgres_operator.restores (restore_uid uuid PRIMARY KEY, location text NOT NULL, finished_at timestamptz NOT NULL);'
 
 # The transaction in the target, until all is ready for the dump.
 begin_in_target() {
-    ask <<'SQL' || broken RestoreFailed "Cannot begin"
+    ask <<SQL || broken RestoreFailed "Cannot begin"
 -- Read committed: what is read after the wait for the lock must be what another pod has committed meanwhile.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 \set AUTOCOMMIT off
 SELECT pg_advisory_xact_lock(hashtext('postgres_operator')) \g /dev/null
 SELECT to_regclass('postgres_operator.restores') IS NULL AS first \gset
 \if :first
-    CREATE SCHEMA IF NOT EXISTS postgres_operator;
-    CREATE TABLE postgres_operator.restores (restore_uid uuid PRIMARY KEY, location text NOT NULL, finished_at timestamptz NOT NULL);
+    $CREATE_MARKERS
 \endif
 SELECT 'restored' FROM postgres_operator.restores WHERE restore_uid = :'uid';
 -- Until this is emptied at the very end, no COMMIT succeeds: not even one inside the dump.

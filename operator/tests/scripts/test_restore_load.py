@@ -580,6 +580,7 @@ FAILING = [
     ("CREATE TABLE t (i int);\nCOPY t (i) FROM stdin;\n1\nrow-data\n\\.\n", ["syntax for type integer"]),
     ("DO $$ BEGIN RAISE EXCEPTION 'the row-data'; END $$;\n", ["a function of the application raised"]),
     ("DO $$ BEGIN RAISE 'row-data' USING ERRCODE = '23514'; END $$;\n", ["a function of the application raised"]),
+    ("DO $$ BEGIN ASSERT false, 'row-data'; END $$;\n", ["a function of the application raised"]),
     ('CREATE TABLE t (); GRANT SELECT ON t TO "Leser ü";\n', ['role "Leser ü" does not exist', "Create that role"]),
     ("CREATE EXTENSION dblink;\n", ['create extension "dblink"', "Have a superuser create it"]),
     ('CREATE TABLE t (i int CONSTRAINT "c ü" CHECK (i > 0)); INSERT INTO t VALUES (-1);\n', ['constraint "c ü"']),

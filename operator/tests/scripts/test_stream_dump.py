@@ -265,6 +265,20 @@ def test_rclone_is_killed(pods: Pods, pod: NewPod) -> None:
     _nothing_is_left(one)
 
 
+def test_rclone_ends_when_pg_dump_has(pods: Pods, pod: NewPod, s3: ObjectStore, place: Path) -> None:
+    """What it leaves is more than the pipe holds, and nobody will ever read it."""
+    first, one = pod(format="plain"), pod(format="plain")
+    size = first.run().result["sizeBytes"]
+    s3.delete(first.file)
+    s3.delete(MANIFEST)
+    ended = hand_over(pods.directory / "control") / "ended"
+    pods.shim("pg_dump", f'"$REAL" "$@" || exit; [ "$1" = --version ] || touch {ended}')
+    read = f"head -c {size - 100_000} >/dev/null; until [ -e {ended} ]; do sleep 0.05; done; exit 1"
+    _rclone(one, place, f'[ "$1" != rcat ] || {{ {read}; }}')
+    assert one.run().reason == "UploadFailed"
+    _nothing_is_left(one)
+
+
 def test_more_parts_than_allowed(pods: Pods, pod: NewPod) -> None:
     one = pod(env={"MAX_PARTS": "2"}, format="plain")
     pods.shim("psql", '[[ "$*" != *pg_database_size* ]] || { echo 1; exit; }; exec "$REAL" "$@"')
