@@ -16,10 +16,10 @@ fail() {
 }
 
 # choose_files: "<bytes>;<path>" of the directories that have a manifest, by names that a location may have, goes to
-# $scratch/places, the same of dumps to $scratch/dumps; bytes are those of the file.
+# $scratch/places, the same of dumps to $scratch/dumps; bytes are those of the file. (No bound of musl's may be above 255.)
 choose_files() {
     segment='[A-Za-z0-9_][A-Za-z0-9._-]*'
-    sed -nE -e '/\.\.|.{400}/d' -e "s#^([0-9]+;$segment/$segment)/manifest\\.json\$#\\1#p" "$scratch/files" >"$scratch/places"
+    sed -nE -e '/\.\.|^.{200}.{200}/d' -e "s#^([0-9]+;$segment/$segment)/manifest\\.json\$#\\1#p" "$scratch/files" >"$scratch/places"
     sed -nE "\\#^[0-9]+;$segment/$segment/dump[^/]*(/[^/]*)?\$#p" "$scratch/files" >"$scratch/dumps"
 }
 

@@ -8,10 +8,8 @@ cleanup() { rm -rf "$partial"; }
 
 # heed_room FILE: fails when the errors there say that the volume is full; the server may have run out of room, too.
 heed_room() {
-    local free
-    if grep -qaE 'No space left|quota exceeded' <(grep -av ' ERROR: ' "$1"); then
-        free=$(df -Ph "$STORE_DIR" | awk 'END { print $4 " of " $2 " free" }')
-        fail VolumeFull "The backup volume is full ($free). Make room or enlarge the claim."
+    if grep -qaE 'No space left|[Qq]uota exceeded' <(grep -av ' ERROR: ' "$1"); then
+        fail VolumeFull "The backup volume is full ($(room "$STORE_DIR")). Make room or enlarge the claim."
     fi
 }
 
@@ -74,8 +72,8 @@ store_dump() {
     size=$(stat -c %s "$partial/$FILE")
     log "Dumped $size bytes in $SECONDS s; reading them back"
     prove
-    run sha256sum <"$partial/$FILE" >"$scratch/sha256"
-    read -r sha256 _ <"$scratch/sha256"
+    run sha256 <"$partial/$FILE" >"$scratch/sha256"
+    read -r sha256 <"$scratch/sha256"
 }
 
 # seal_directory: store_dump for a directory: its size is the sum of its files, its checksum that of the list of theirs.
@@ -95,8 +93,10 @@ in_directory() { cd "$partial/$FILE" && exec "$@"; }
 
 # Without compression, pg_restore takes a file for whole that was cut. The data of each table ends with \. and newlines.
 prove_ends() {
-    local tables
-    mapfile -d '' -t tables < <(grep -zE '^[0-9]+\.dat$' "$scratch/files")
+    local file tables=()
+    while IFS= read -r -d '' file; do
+        [[ ! $file =~ ^[0-9]+\.dat$ ]] || tables+=("$file")
+    done <"$scratch/files"
     ((${#tables[@]} > 0)) || return 0
     printf '%s\0' "${tables[@]}" >"$scratch/tables"
     run in_directory xargs -0 tail -q -c 5 <"$scratch/tables" >"$scratch/ends"

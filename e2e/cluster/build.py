@@ -77,9 +77,19 @@ def versitygw() -> Path:
     return _compiled("versitygw", "github.com/versity/versitygw/cmd/versitygw", {"main.Version": f"v{VERSITYGW}"})
 
 
+def busybox() -> Path:
+    """The shell and the tools of an Alpine image, which differ from those of Debian's busybox."""
+    script = rootfs.SCRIPTS / "build-busybox.sh"
+
+    def build(target: Path) -> None:
+        run([script, target])
+
+    return cached("busybox", [script], build)
+
+
 def programs() -> None:
     """All of them, one after the other: a compiler uses all cores by itself."""
-    for program in (hyperkube, rclone, versitygw):
+    for program in (hyperkube, rclone, versitygw, busybox):
         program()
 
 
@@ -116,4 +126,5 @@ def everything() -> tuple[Path, list[Path]]:
 
 
 def _on_busybox(name: str, program: Callable[[], Path]) -> Path:
-    return image(program.__name__, images.on_busybox, f"docker.io/{name}", program.__name__, str(program()))
+    binary = str(program())
+    return image(program.__name__, images.on_busybox, f"docker.io/{name}", program.__name__, binary, str(busybox()))

@@ -55,13 +55,17 @@ def postgres(archive: Path, major: str, suite: str) -> None:
         pack(root, archive, f"docker.io/library/postgres:{major}", config)
 
 
-def on_busybox(archive: Path, name: str, program: str, binary: str) -> None:
-    """A stand-in for an image of alpine and one program: busybox's shell and tools, certificates, the program."""
+def on_busybox(archive: Path, name: str, program: str, binary: str, busybox: str) -> None:
+    """A stand-in for an image of Alpine and one program: busybox's shell and tools, certificates, the program."""
     config = {"Entrypoint": [program], "Env": ["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
     with tempfile.TemporaryDirectory() as tmp:
         root = Path(tmp, "root.tar")
-        hooks = ('chroot "$1" /bin/busybox --install -s', f'install -m 755 {binary} "$1/usr/local/bin/{program}"')
-        rootfs("bookworm", ["base-files", "busybox-static", "ca-certificates", "tzdata"], root, hooks=hooks)
+        hooks = (
+            f'install -m 755 {busybox} "$1/bin/busybox"',
+            'chroot "$1" /bin/busybox --install -s',
+            f'install -m 755 {binary} "$1/usr/local/bin/{program}"',
+        )
+        rootfs("bookworm", ["base-files", "ca-certificates", "tzdata"], root, hooks=hooks)
         pack(root, archive, name, config)
 
 

@@ -24,11 +24,18 @@ ACCESS_KEY = f"{SECRET}-access-key"
 SECRET_KEY = f"{SECRET}-secret-key"
 
 
+def busybox_tools(path: Path) -> Path:
+    """The sh and the tools of an Alpine image in this directory."""
+    directory = hand_over(path)
+    busybox = shutil.copy(build.busybox(), directory)  # out of a home that nobody else can read
+    subprocess.run([busybox, "--install", "-s", directory], check=True)
+    return directory
+
+
 def uploader_programs(base: Path) -> Path:
     """The PATH of the uploader's image: rclone, and busybox's sh and tools; nothing else can be found there."""
-    directory = hand_over(base / "uploader")
-    subprocess.run(["busybox", "--install", "-s", directory], check=True)
-    shutil.copy(build.rclone(), directory / "rclone")  # out of a home that nobody else can read
+    directory = busybox_tools(base / "uploader")
+    shutil.copy(build.rclone(), directory / "rclone")
     return directory
 
 
