@@ -51,7 +51,10 @@ filtered() {
 
 # no_room: the backup is not to blame.
 no_room() {
-    local free
-    free=$(df -Ph "$scratch" | awk 'END { print $4 " of " $2 " free" }')
-    fail RestoreFailed "The check of the backup needs room for one block of 8 MiB on the disk of the node, and could not write it ($free). That says nothing about the backup: make room and restore it again. ${1:-}"
+    fail RestoreFailed "The check of the backup needs room for one block of 8 MiB on the disk of the node, and could not write it ($(room "$scratch")). That says nothing about the backup: make room and restore it again. ${1:-}"
+}
+
+# stopped STATUS: neither is it when what reads it was killed.
+stopped() {
+    fail RestoreFailed "The check of the backup was stopped by signal $(kill -l "$1"). That says nothing about the backup: if it was for its memory, raise spec.resources.limits.memory, and restore it again."
 }

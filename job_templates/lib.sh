@@ -6,7 +6,7 @@ umask 007
 export LC_ALL=C PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT="${PGCONNECT_TIMEOUT:-10}" PGAPPNAME="${PGAPPNAME:-postgres-operator}"
 
 readonly TERMINATION_LOG="${TERMINATION_LOG:-/dev/termination-log}"
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/job.XXXXXX") # for captured error output; never on a backup volume
+scratch= # a directory for captured error output; never on a backup volume
 
 log() { printf '%s %s\n' "$(date -u +%H:%M:%S)" "$*" >&2; }
 
@@ -40,10 +40,13 @@ run() {
     wait $!
 }
 
+# room DIRECTORY: what is left on its disk.
+room() { df -Ph "$1" | awk 'END { print $4 " of " $2 " free" }'; }
+
 # sha256: the checksum of its standard input. Where the image has openssl, that is several times as fast.
 sha256() { if command -v openssl >/dev/null; then openssl dgst -sha256 -r; else sha256sum; fi | cut -c 1-64; }
 
-cleanup() { :; } # for scripts to replace: runs at the very end, whatever that is, when no child runs any more
+cleanup() { :; } # for scripts to replace: runs at the very end, whatever that is
 
 finish() {
     local code=$? command=$BASH_COMMAND
@@ -62,13 +65,14 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 143' TERM INT
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/job.XXXXXX") || fail InternalError "The container cannot write to its /tmp: has the node's disk room?"
 
 # masked FILE: the first error that PostgreSQL's programs wrote there, in one line and without what may be row data:
 # DETAIL and CONTEXT lines are left out; a quoted text stays only where it is a name, by the word before it, and from
 # the first one that is not all is left out (a value may contain quotes and newlines itself).
 masked() {
     local kinds='relation|table|view|index|sequence|column|constraint|trigger|rule|policy|type|domain|schema|extension|function'
-    kinds+='|procedure|aggregate|operator|cast|collation|language|role|user|database|tablespace|encoding|parameter|publication'
+    kinds+='|procedure|aggregate|operator|cast|collation|locale|language|role|user|database|tablespace|encoding|parameter|publication'
     kinds+='|subscription|server|wrapper|method|class|family|configuration|dictionary|object|file|directory|at|host|certificate for'
     grep -aE -m1 '(ERROR|FATAL|PANIC|error|fatal): ' "$1" 2>/dev/null |
         sed -E -e 's/^(psql|pg_dump|pg_restore)[^ ]*: ((error|detail): )?//' \
@@ -108,7 +112,7 @@ connect_failure() {
 # PGOPTIONS that no setting of a server, database or role can disturb: names mean PostgreSQL's own, nothing is read-only,
 # nothing times out, what is committed is on disk, and the server notices within a second that a client is gone (its
 # transaction rolls back).
-readonly UNDISTURBED='-c search_path=pg_catalog -c standard_conforming_strings=on -c default_transaction_read_only=off
+UNDISTURBED='-c search_path=pg_catalog -c standard_conforming_strings=on -c default_transaction_read_only=off
  -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0
  -c client_connection_check_interval=1s -c synchronous_commit=on'
 
@@ -127,6 +131,10 @@ connect() {
         run sleep 1
     done
     read -r server_version _ <"$scratch/version"
+    if ((${server_version%%[!0-9]*} >= 17)); then # where that setting came
+        UNDISTURBED+=' -c transaction_timeout=0'
+        [[ -z ${PGOPTIONS:-} ]] || PGOPTIONS+=' -c transaction_timeout=0'
+    fi
 }
 
 tool_version() { "$1" --version | sed -E 's/^.*\(PostgreSQL\) ([0-9A-Za-z.]+).*$/\1/'; }

@@ -4,7 +4,7 @@
 # contents: the dump's list of contents, one entry a line.
 contents() {
     case $format in
-    custom | directory) pg_restore --list "${directory[@]}" 2>"$scratch/list" | grep -a '^[0-9]' || ((PIPESTATUS[0] == 0)) ;;
+    custom | directory) pg_restore --list "${directory[@]}" 2>"$scratch/list" | grep -a '^[0-9]' || return "${PIPESTATUS[0]}" ;;
     plain)
         { grep -aE '^-- (Name: |PostgreSQL database dump complete$)' || true; } |
             sed -n -e "/^-- PostgreSQL/w $WORK_DIR/complete" -e '/^-- Name: /p'
@@ -15,7 +15,7 @@ contents() {
 # One reading for all: the dump may come through a FIFO.
 examine() {
     { read_artifact check | note_blocks "$WORK_DIR/blocks" | tee "$scratch/whole"; } 2>"$scratch/errors" | {
-        contents | wc -l >"$WORK_DIR/entries" || touch "$scratch/unreadable"
+        contents | wc -l >"$WORK_DIR/entries" || echo "${PIPESTATUS[0]}" >"$scratch/unreadable"
         cat >/dev/null
     }
 }
@@ -42,7 +42,9 @@ status=0
 run examine || status=$?
 heed_store
 ((status != 3)) || no_room
-((status == 0)) && wait "$hasher" || fail ChecksumMismatch "$name cannot be read: $(head -c 300 "$scratch/errors")"
+((status != 0 && status != 141)) || wait "$hasher" || status=$? # 141: the hasher has ended before its input did
+((status <= 128)) || stopped "$status"
+((status == 0)) || fail ChecksumMismatch "$name cannot be read: $(head -c 300 "$scratch/errors")"
 read -r actual <"$scratch/sha256"
 [[ $actual == "$sha256" ]] ||
     fail ChecksumMismatch "$name is damaged: its sha256 is $actual, its manifest says $sha256. Restore another backup."
@@ -50,6 +52,8 @@ read -r actual <"$scratch/sha256"
     fail ChecksumMismatch "$name is not what was backed up: its sha256 is $actual, its Backup says $EXPECTED_SHA256."
 
 if [[ -e $scratch/unreadable ]]; then
+    status=$(<"$scratch/unreadable")
+    ((status <= 128)) || stopped "$status"
     tool=$(tool_version pg_restore)
     if grep -qaE 'unsupported version|does not support compression' "$scratch/list"; then
         fail VersionMismatch "pg_restore $tool cannot read $name, which a newer pg_dump wrote: use an image (spec.image of the Database) of that version."

@@ -3,8 +3,5 @@
 
 incomplete() { fail VerificationIncomplete "$1 This says nothing about the backup."; }
 
-no_room() {
-    local free
-    free=$(df -Ph "$scratch" | awk 'END { print $4 " of " $2 " free" }')
-    incomplete "There is no room on the disk of the node ($free)."
-}
+no_room() { incomplete "There is no room on the disk of the node ($(room "$scratch"))."; }
+stopped() { incomplete "What reads the backup was stopped by signal $(kill -l "$1"); if that was for its memory, raise spec.resources.limits.memory."; }

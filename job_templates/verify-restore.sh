@@ -64,7 +64,7 @@ load() {
 # any data; where an error comes from is told after it.
 errors() {
     awk '/(ERROR|FATAL|PANIC):  / { if (text) print text; text = $0 }
-        /^LOCATION:  exec_stmt_raise,/ && match(text, /(ERROR|FATAL|PANIC):  [0-9A-Z]+: /) {
+        /^LOCATION:  exec_stmt_(raise|assert),/ && match(text, /(ERROR|FATAL|PANIC):  [0-9A-Z]+: /) {
             text = substr(text, 1, RSTART + RLENGTH - 1) "a function of the application raised an exception, whose text is left out here: it may quote data" }
         END { if (text) print text }'
 }
@@ -72,7 +72,7 @@ errors() {
 # heed_image: fails when it was the image that lacks what the server of the database has.
 heed_image() {
     local text
-    text=$(grep -aE 'ERROR:  [0-9A-Z]{5}: (extension ".*" is not available|could not open extension control file |could not access file "|collation ".*" for encoding ".*" does not exist)' "$scratch/errors" | head -n 1 || true)
+    text=$(grep -aE 'ERROR:  [0-9A-Z]{5}: (extension ".*" is not available|could not open extension control file |could not access file "|could not create locale "|collation ".*" for encoding ".*" does not exist)' "$scratch/errors" | head -n 1 || true)
     [[ -z $text ]] || incomplete "The image lacks what the backup needs: $(masked <(terse <<<"$text")). An image with that (spec.image of the Database) may help."
 }
 

@@ -62,6 +62,11 @@ def test_an_internal_error_names_the_command_but_not_its_values(pods: Pods) -> N
     assert outcome.message.endswith('at: grep "$VALUE" < /dev/null')
 
 
+def test_a_container_without_room_says_so(pods: Pods) -> None:
+    outcome = pods.run([], {"TMPDIR": "/nowhere"}, "true")
+    assert (outcome.reason, "room?" in outcome.message) == ("InternalError", True)
+
+
 # --- signals
 
 

@@ -235,6 +235,11 @@ def _before_the_table(statement: bytes) -> Callable[[bytes], bytes]:
             "a function of the application raised an exception",
             id="exception",
         ),
+        pytest.param(
+            _before_the_table(b"DO $$ BEGIN ASSERT false, 'invalid: row-data'; END $$;"),
+            "a function of the application raised an exception",
+            id="assertion",
+        ),
         pytest.param(_without(b"\n-- PostgreSQL database dump complete\n"), "its end is missing", id="end"),
     ],
 )
@@ -268,6 +273,15 @@ def test_a_server_that_is_killed_says_nothing_about_the_backup(pods: Pods, store
     assert "did not hold out" in _incomplete(script.wait())
 
 
+@pytest.mark.parametrize("program", ["pg_restore", "openssl"])
+def test_a_killed_reader_says_nothing_about_the_backup(
+    pods: Pods, store: Path, small: TestDatabase, program: str
+) -> None:
+    verification = back_up(pods, store, small)
+    pods.shim(program, '[[ ! -p /dev/stdin ]] || kill -KILL $$; exec "$REAL" "$@"')  # what reads the stream
+    assert "signal KILL" in _incomplete(pods.finish(verification.start("verify-check")))
+
+
 def test_a_full_disk_says_nothing_about_the_backup(pods: Pods, store: Path, small: TestDatabase) -> None:
     """The extension of a file fails as PostgreSQL reports it."""
     verification = back_up(pods, store, small, "plain")
@@ -281,6 +295,7 @@ def test_a_full_disk_says_nothing_about_the_backup(pods: Pods, store: Path, smal
     [
         (b"CREATE EXTENSION nirwana;", 'extension "nirwana" is not available'),
         (b"CREATE FUNCTION public.f() RETURNS int LANGUAGE c AS '$libdir/nirwana';", "could not access file"),
+        (b"CREATE COLLATION public.c (locale = 'ni_RW.utf8');", 'could not create locale "ni_RW.utf8"'),
     ],
 )
 def test_what_the_image_lacks_says_nothing_about_the_backup(
