@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from postgres_operator import names
+from postgres_operator.api.common import Condition
 
 from .actions import Ask, Body, DeleteJob, Fact, Nothing
-from .jobs import LOOK_AT, Job, Problem, lasting, next_look, obstacle, refusal
+from .jobs import LOOK_AT, Job, Problem, about_pod, lasting, next_look, obstacle, refusal
 
+_REFUSED = ("QuotaExceeded", "RequestRefused", "TemplateInvalid", "JobNameTaken", "ClaimNotFound")
 _AT_A_TIME = 3  # so that a clock which is far ahead, and gives up each Job at once, does not fill the namespace
 GONE_RETRY_SECONDS = 2.0
 
@@ -25,6 +27,15 @@ def newest(jobs: Sequence[Job], hash_: str) -> Job | None:
 def next_name(kind: str, owner: str, hash_: str, previous: Job | None) -> str:
     """The one name that the successor of this Job can have."""
     return names.job_name(kind, owner, names.short_hash(hash_, previous.uid if previous else ""))
+
+
+def refused(shown: Condition | None) -> bool:
+    """Whether what is shown is that the next Job could not be made, or an earlier one not be deleted.
+
+    That comes after the outcome of the last one, which must not take its place again: each would be written over the
+    other, without end.
+    """
+    return shown is not None and shown.reason in _REFUSED and not about_pod(shown.message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,6 +210,8 @@ def _ending(job: Job, pod: Body, container: str, ended: Body) -> str:
     return f"Container {container} {how} without a report. Its log: {where}"
 
 
+_POD_OF = "The pod of Job"
+
 # The API server was away, or its etcd: nobody has refused anything, the pod may even be there.
 _UNANSWERED = re.compile(r'Error creating: (Post|Put) "|reading response body|etcdserver: |context deadline exceeded')
 
@@ -223,11 +225,16 @@ def refusal(job: Job, events: Sequence[Body]) -> Problem | None:
         if _UNANSWERED.search(message):
             continue
         if "violates PodSecurity" in message:
-            return Problem("PodSecurityRejected", f"The pod of Job {job.name} was refused: {message}")
+            return Problem("PodSecurityRejected", f"{_POD_OF} {job.name} was refused: {message}")
         if "exceeded quota" in message:
-            return Problem("QuotaExceeded", f"The pod of Job {job.name} was refused: {message}")
-        return Problem("PodRefused", f"The pod of Job {job.name} was refused: {message}")
+            return Problem("QuotaExceeded", f"{_POD_OF} {job.name} was refused: {message}")
+        return Problem("PodRefused", f"{_POD_OF} {job.name} was refused: {message}")
     return None
+
+
+def about_pod(message: str) -> bool:
+    """Whether it was a Job's pod that was refused: the reason may be the same when a Job is."""
+    return message.startswith(_POD_OF)
 
 
 def started(pods: Sequence[Body]) -> bool:

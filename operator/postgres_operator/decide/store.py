@@ -112,7 +112,6 @@ def _list(store: BackupStore, facts: StoreFacts, policy: Policy, previous: Job |
         return refused(store, facts.now, Problem("ClaimNotFound", message))
     hash_, before = content(store), find(store.status.conditions, "Discovered")
     first = before is None or before.reason == "DiscoveryOff"
-    begun = Problem("Discovering", f"What lies in {places.url(store)} is being listed.")
     return CreateJob(
         name=chains.next_name("Discover", store.metadata.name, hash_, previous),
         template="discover.yaml.j2",
@@ -132,8 +131,13 @@ def _list(store: BackupStore, facts: StoreFacts, policy: Policy, previous: Job |
         claim=facts.claim,
         service_account=place.service_account,
         # The outcome of the last one stands until that of this one is known.
-        then=SetStatus(_status(store, store.status, "False", begun, facts.now)) if first else Nothing(),
+        then=_discovering(store, facts) if first else Nothing(),
     )
+
+
+def _discovering(store: BackupStore, facts: StoreFacts) -> SetStatus:
+    begun = Problem("Discovering", f"What lies in {places.url(store)} is being listed.")
+    return SetStatus(_status(store, store.status, "False", begun, facts.now))
 
 
 def _go_on(store: BackupStore, facts: StoreFacts, policy: Policy, chain: Chain) -> Action:
@@ -151,6 +155,8 @@ def _go_on(store: BackupStore, facts: StoreFacts, policy: Policy, chain: Chain) 
 
 
 def _running(store: BackupStore, facts: StoreFacts, chain: Chain) -> Action:
+    if chains.refused(find(store.status.conditions, "Discovered")):
+        return replace(_discovering(store, facts), after=0)  # no more: here it is
     problem = chain.trouble(facts.pods, facts.refusals, patient=_listed(store))
     if isinstance(problem, Ask):
         return problem
@@ -161,10 +167,12 @@ def _running(store: BackupStore, facts: StoreFacts, chain: Chain) -> Action:
 
 def _outcome(store: BackupStore, facts: StoreFacts, job: Job) -> Action:
     """What a finished listing says; nothing where the status says it already."""
+    before = find(store.status.conditions, "Discovered")
+    if chains.refused(before):
+        return Nothing()  # which came later
     if facts.pods is None:
         return Ask(Fact.PODS)
     if job.failed:
-        before = find(store.status.conditions, "Discovered")
         if not facts.pods and before and before.status == "False" and before.reason != "Discovering":
             return Nothing()  # what was seen while it was there says more than that it is gone
         return failed_status(store, facts.now, failure(job, facts.pods, "DiscoveryFailed"))

@@ -289,6 +289,35 @@ def test_a_refusal_is_shown_and_tried_again():
     assert (condition(action)["reason"], action.after) == ("QuotaExceeded", 60)
 
 
+def test_a_next_listing_that_is_refused_is_tried_again_later_and_not_written_over():
+    body, problem = listed(), Problem("TemplateInvalid", "no")
+    job = listing(body, age=DAY + 1, **complete())
+    assert isinstance(ask(body, job, pods=report(MONDAY, TUESDAY)), CreateJob)
+    body = {**body, "status": refused(read(body), NOW, problem).status}
+    assert isinstance(ask(body, job, pods=report(MONDAY, TUESDAY)), CreateJob)
+    assert refused(read(body), NOW, problem) == Nothing(60)
+    running = listing(body, number=2, active=1)
+    action = ask(body, job, running)
+    assert (condition(action)["reason"], action.after) == ("Discovering", 0)
+    body = {**body, "status": action.status}
+    assert isinstance(ask(body, job, running), Nothing)
+    late = listing(body, number=2, age=800, **complete())
+    assert condition(ask(body, job, late, pods=report(MONDAY)))["reason"] == "Discovered"
+
+
+def test_a_claim_that_is_lost_after_a_good_listing_is_asked_for_again_and_again():
+    body = volume()
+    job = listing(body, age=DAY + 1, **complete())
+    body = {**body, "status": ask(body, listing(body, **complete()), pods=report(MONDAY)).status}
+    for _ in "ab":
+        action = ask(body, job, pods=report(MONDAY), claim_known=True)
+        assert action.after == 60
+        body = {**body, "status": action.status} if isinstance(action, SetStatus) else body
+    assert action == Nothing(60)
+    assert condition(body)["reason"] == "ClaimNotFound"
+    assert body["status"]["backups"]
+
+
 def test_a_pod_that_cannot_start_is_shown_while_it_waits():
     missing = waiting("CreateContainerConfigError", 'secret "keys" not found', name="discover")
     body = bucket()
