@@ -106,9 +106,9 @@ def _ours(database: Database, body: Body) -> bool:
     return any(r["uid"] == database.metadata.uid for r in body["metadata"].get("ownerReferences", []))
 
 
-def _applied(body: Body) -> str | None:
-    applied: str | None = body["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED)
-    return applied
+def _applied(body: Body) -> tuple[str | None, int]:
+    # `kubectl scale` leaves the annotation as it is, and stops the server, or puts an empty one beside it.
+    return body["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED), body["spec"].get("replicas", 1)
 
 
 def _provision(database: Database, facts: DatabaseFacts) -> Action:

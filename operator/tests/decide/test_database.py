@@ -351,6 +351,23 @@ def test_a_changed_spec_updates_the_server(spec):
     assert conditions(action.then.status) == {"Ready": "False", "Progressing": "True"}
 
 
+@pytest.mark.parametrize("replicas", [0, 2])
+def test_a_server_that_somebody_scales_is_set_back_and_not_ready_until_then(replicas):
+    body, sts = ready_database()
+    sts["spec"]["replicas"] = replicas
+    sts["metadata"]["generation"] = 2
+    sts["status"] |= {"replicas": replicas, "readyReplicas": replicas, "updatedReplicas": replicas}
+    sts["status"]["observedGeneration"] = 2
+    action = ask(body, server=sts)
+    assert isinstance(action, UpdateServer)
+    assert action.server["spec"]["replicas"] == 1
+    assert (action.then.status["phase"], action.then.status["ready"]) == ("Updating", False)
+    body = with_status(body, action.then)
+    sts["spec"]["replicas"] = 1
+    assert reason(ask(body, server=sts)) == "NotAllReplicasReady"
+    assert ask(body, server=running(body)).status["ready"] is True
+
+
 def test_names_of_database_and_role_do_not_concern_the_server():
     body, sts = ready_database()
     body["spec"] = {"databaseName": "other"}
