@@ -11,8 +11,8 @@ from datetime import datetime
 from postgres_operator import names
 from postgres_operator.api.common import Condition
 
-from .actions import Ask, Body, DeleteJob, Fact, Nothing
-from .jobs import LOOK_AT, Job, Problem, about_pod, lasting, next_look, obstacle, refusal
+from .actions import DeleteJob, Nothing
+from .jobs import LOOK_AT, Job, about_pod, next_look
 
 _REFUSED = ("QuotaExceeded", "RequestRefused", "TemplateInvalid", "JobNameTaken", "ClaimNotFound")
 _AT_A_TIME = 3  # so that a clock which is far ahead, and gives up each Job at once, does not fill the namespace
@@ -83,23 +83,6 @@ class Chain:
     def look_again(self) -> Nothing:
         """Until the last one has ended."""
         return Nothing(next_look(self.age, (*LOOK_AT, self.deadline, self.given_up_after)))
-
-    def trouble(
-        self, pods: Sequence[Body] | None, refusals: Sequence[Body] | None, *, patient: bool
-    ) -> Problem | Ask | None:
-        """What keeps the last one from running, as far as the cluster says.
-
-        With patience, a node that is short of something for a moment is no trouble.
-        """
-        job = self.last
-        if job.ready > 0 or job.ending or self.age < LOOK_AT[0]:
-            return None
-        if not job.active:
-            return Ask(Fact.REFUSALS) if refusals is None else refusal(job, refusals)
-        if pods is None:
-            return Ask(Fact.PODS)
-        problem = obstacle(pods)
-        return None if patient and not lasting(problem) and self.age < LOOK_AT[-1] else problem
 
     def _age(self, job: Job) -> float:
         return max(0.0, (self.now - job.created).total_seconds())

@@ -13,7 +13,7 @@ from .actions import Action, Ask, CreateJob, Fact, Nothing, SetStatus
 from .chain import GONE_RETRY_SECONDS, Chain
 from .conditions import find
 from .database import DatabaseFacts, failed_status, phase_status, ready_status, unless_same, unsupported
-from .jobs import Job, Problem, failure, result
+from .jobs import Job, Problem, failure, result, trouble
 from .run import pod_values, verification
 
 _DEADLINE_SECONDS = 120
@@ -102,7 +102,7 @@ def _verifying(database: Database, facts: DatabaseFacts, after: float | None = N
 def _running(database: Database, facts: DatabaseFacts, chain: Chain) -> Action:
     if _refused(database):
         return _verifying(database, facts, after=0)  # no more: here it is
-    problem = chain.trouble(facts.pods, facts.refusals, patient=bool(database.status.ready))
+    problem = trouble(chain.last, chain.age, facts.pods, facts.refusals, patient=bool(database.status.ready))
     if isinstance(problem, Ask):
         return problem
     if problem is None:

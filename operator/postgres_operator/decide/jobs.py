@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from postgres_operator import names
 
-from .actions import Body
+from .actions import Ask, Body, Fact
 
 # When to look at a Job that does not run yet, in seconds of its age; the start deadline is added.
 LOOK_AT = (10, 25, 50)
@@ -268,6 +268,23 @@ def obstacle(pods: Sequence[Body]) -> Problem | None:
 def lasting(problem: Problem | None) -> bool:
     """Whether an obstacle does not go away by itself."""
     return problem is not None and problem.reason in ("CredentialsLost", "ContainerConfigInvalid")
+
+
+def trouble(
+    job: Job, age: float, pods: Sequence[Body] | None, refusals: Sequence[Body] | None, *, patient: bool = False
+) -> Problem | Ask | None:
+    """What keeps a Job of that age in seconds from running, as far as the cluster says.
+
+    With patience, a node that is short of something for a moment is no trouble.
+    """
+    if job.ready > 0 or job.ending or job.deleting or age < LOOK_AT[0]:
+        return None
+    if not job.active:
+        return Ask(Fact.REFUSALS) if refusals is None else refusal(job, refusals)
+    if pods is None:
+        return Ask(Fact.PODS)
+    problem = obstacle(pods)
+    return None if patient and not lasting(problem) and age < LOOK_AT[-1] else problem
 
 
 def next_look(age: float, marks: Sequence[float]) -> float | None:

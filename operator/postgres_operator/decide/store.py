@@ -17,7 +17,7 @@ from . import place as places
 from .actions import Action, Ask, Body, Claim, CreateJob, DeleteJob, Event, Fact, Nothing, SetStatus
 from .chain import GONE_RETRY_SECONDS, Chain
 from .conditions import condition, find, same, timestamp
-from .jobs import Job, Problem, failure, result
+from .jobs import Job, Problem, failure, result, trouble
 from .run import Policy
 
 _DEADLINE_SECONDS = 900
@@ -157,7 +157,7 @@ def _go_on(store: BackupStore, facts: StoreFacts, policy: Policy, chain: Chain) 
 def _running(store: BackupStore, facts: StoreFacts, chain: Chain) -> Action:
     if chains.refused(find(store.status.conditions, "Discovered")):
         return replace(_discovering(store, facts), after=0)  # no more: here it is
-    problem = chain.trouble(facts.pods, facts.refusals, patient=_listed(store))
+    problem = trouble(chain.last, chain.age, facts.pods, facts.refusals, patient=_listed(store))
     if isinstance(problem, Ask):
         return problem
     if problem is None:
