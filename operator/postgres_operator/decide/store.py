@@ -111,7 +111,8 @@ def _list(store: BackupStore, facts: StoreFacts, policy: Policy, previous: Job |
         message = f'PersistentVolumeClaim "{place.claim}" does not exist: create it.'
         return refused(store, facts.now, Problem("ClaimNotFound", message))
     hash_, before = content(store), find(store.status.conditions, "Discovered")
-    first = before is None or before.reason == "DiscoveryOff"
+    elsewhere = previous is not None and previous.verifies != hash_
+    first = before is None or before.reason == "DiscoveryOff" or elsewhere
     return CreateJob(
         name=chains.next_name("Discover", store.metadata.name, hash_, previous),
         template="discover.yaml.j2",
@@ -130,7 +131,7 @@ def _list(store: BackupStore, facts: StoreFacts, policy: Policy, previous: Job |
         annotations={names.ANNOTATION_VERIFIES: hash_},
         claim=facts.claim,
         service_account=place.service_account,
-        # The outcome of the last one stands until that of this one is known.
+        # The outcome of the last one stands until that of this one is known, if it was about the same place.
         then=_discovering(store, facts) if first else Nothing(),
     )
 
@@ -179,7 +180,7 @@ def _outcome(store: BackupStore, facts: StoreFacts, job: Job) -> Action:
     found = _read(store, result(facts.pods))
     if found is not None:
         return _discovered(store, facts.now, found)
-    if _listed(store):
+    if _listed(store) and not facts.pods:
         return Nothing()  # it was read before the pod went
     return failed_status(store, facts.now, Problem("ResultLost", f"Job {job.name} left no report; it is repeated."))
 

@@ -245,7 +245,23 @@ def test_a_report_that_is_lost(pods):
     action = ask(body, job, pods=pods)
     assert condition(action)["reason"] == "ResultLost"
     assert ask({**body, "status": action.status}, job, pods=pods) == Nothing(30)
-    assert isinstance(ask(listed(), job, pods=pods), Nothing)
+    action = ask(listed(), job, pods=pods)
+    if not pods:
+        assert action == Nothing(DAY - 30), "it was read before the pod went"
+        return
+    assert (condition(action)["status"], condition(action)["reason"]) == ("False", "ResultLost")
+    assert action.status["backups"] == listed()["status"]["backups"]
+
+
+def test_a_list_of_another_place_does_not_count_for_a_report_that_is_lost():
+    body = listed()
+    old = listing(body, **complete())
+    body = {**body, "spec": {**body["spec"], "s3": {"bucket": "vault", "endpoint": "https://new.example.com"}}}
+    action = ask(body, old)
+    assert (condition(action.then)["status"], condition(action.then)["reason"]) == ("False", "Discovering")
+    assert action.then.status["backups"] == listed()["status"]["backups"]
+    body = {**body, "status": action.then.status}
+    assert condition(ask(body, old, listing(body, number=2, **complete()), pods=[]))["reason"] == "ResultLost"
 
 
 def test_a_bomb_is_not_unpacked():
