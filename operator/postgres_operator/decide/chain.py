@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from postgres_operator import names
+from postgres_operator.api.common import Condition
 
-from .actions import Ask, Body, DeleteJob, Fact, Nothing
-from .jobs import LOOK_AT, Job, Problem, lasting, next_look, obstacle, refusal
+from .actions import DeleteJob, Nothing
+from .jobs import LOOK_AT, Job, about_pod, next_look
 
+_REFUSED = ("QuotaExceeded", "RequestRefused", "TemplateInvalid", "JobNameTaken", "ClaimNotFound")
 _AT_A_TIME = 3  # so that a clock which is far ahead, and gives up each Job at once, does not fill the namespace
 GONE_RETRY_SECONDS = 2.0
 
@@ -25,6 +27,15 @@ def newest(jobs: Sequence[Job], hash_: str) -> Job | None:
 def next_name(kind: str, owner: str, hash_: str, previous: Job | None) -> str:
     """The one name that the successor of this Job can have."""
     return names.job_name(kind, owner, names.short_hash(hash_, previous.uid if previous else ""))
+
+
+def refused(shown: Condition | None) -> bool:
+    """Whether what is shown is that the next Job could not be made, or an earlier one not be deleted.
+
+    That comes after the outcome of the last one, which must not take its place again: each would be written over the
+    other, without end.
+    """
+    return shown is not None and shown.reason in _REFUSED and not about_pod(shown.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +83,6 @@ class Chain:
     def look_again(self) -> Nothing:
         """Until the last one has ended."""
         return Nothing(next_look(self.age, (*LOOK_AT, self.deadline, self.given_up_after)))
-
-    def trouble(
-        self, pods: Sequence[Body] | None, refusals: Sequence[Body] | None, *, patient: bool
-    ) -> Problem | Ask | None:
-        """What keeps the last one from running, as far as the cluster says.
-
-        With patience, a node that is short of something for a moment is no trouble.
-        """
-        job = self.last
-        if job.ready > 0 or job.ending or self.age < LOOK_AT[0]:
-            return None
-        if not job.active:
-            return Ask(Fact.REFUSALS) if refusals is None else refusal(job, refusals)
-        if pods is None:
-            return Ask(Fact.PODS)
-        problem = obstacle(pods)
-        return None if patient and not lasting(problem) and self.age < LOOK_AT[-1] else problem
 
     def _age(self, job: Job) -> float:
         return max(0.0, (self.now - job.created).total_seconds())

@@ -14,7 +14,7 @@ from postgres_operator.api.database import Database, DatabasePhase, DatabaseStat
 from . import server
 from .actions import Action, Ask, Body, CreateJob, Event, Fact, Nothing, Provision, SetStatus, UpdateServer
 from .conditions import condition, find, same
-from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, result
+from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, result, started, trouble
 from .run import connection, pod_values
 
 _VERIFY_DEADLINE_SECONDS = 120
@@ -106,9 +106,9 @@ def _ours(database: Database, body: Body) -> bool:
     return any(r["uid"] == database.metadata.uid for r in body["metadata"].get("ownerReferences", []))
 
 
-def _applied(body: Body) -> str | None:
-    applied: str | None = body["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED)
-    return applied
+def _applied(body: Body) -> tuple[str | None, int]:
+    # `kubectl scale` leaves the annotation as it is, and stops the server, or puts an empty one beside it.
+    return body["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED), body["spec"].get("replicas", 1)
 
 
 def _provision(database: Database, facts: DatabaseFacts) -> Action:
@@ -177,12 +177,11 @@ def _verify(database: Database, facts: DatabaseFacts) -> Action:
     if job.finished:
         return _verified(database, facts, job, hash_)
     age = (facts.now - job.created).total_seconds()
-    if not (job.active or job.ending or job.deleting) and age >= LOOK_AT[0]:
-        if facts.refusals is None:
-            return Ask(Fact.REFUSALS)
-        if problem := refusal(job, facts.refusals):
-            return failed_status(database, facts, problem)
-    return Nothing(next_look(age, (*LOOK_AT, _VERIFY_DEADLINE_SECONDS)))
+    after = next_look(age, (*LOOK_AT, _VERIFY_DEADLINE_SECONDS))
+    problem = trouble(job, age, facts.pods, facts.refusals)
+    if isinstance(problem, Ask):
+        return problem
+    return replace(failed_status(database, facts, problem), after=after) if problem else Nothing(after)
 
 
 def _verified(database: Database, facts: DatabaseFacts, job: Job, hash_: str) -> Action:
@@ -191,8 +190,10 @@ def _verified(database: Database, facts: DatabaseFacts, job: Job, hash_: str) ->
     if job.failed and not facts.pods and facts.refusals is None:
         return Ask(Fact.REFUSALS)
     if job.failed:
-        problem = refusal(job, facts.refusals or ()) or failure(job, facts.pods, "VerificationFailed")
-        return failed_status(database, facts, problem)
+        refused_pod = refusal(job, facts.refusals or ())
+        if not refused_pod and not started(facts.pods) and database.status.phase == "Failed":
+            return Nothing()  # what kept its pod from running says more than that time was up
+        return failed_status(database, facts, refused_pod or failure(job, facts.pods, "VerificationFailed"))
     try:
         versions = VerifyResult.model_validate(result(facts.pods))
     except ValidationError:

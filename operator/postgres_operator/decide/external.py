@@ -11,8 +11,9 @@ from postgres_operator.api.database import Database, VerifyResult
 from . import chain as chains
 from .actions import Action, Ask, CreateJob, Fact, Nothing, SetStatus
 from .chain import GONE_RETRY_SECONDS, Chain
+from .conditions import find
 from .database import DatabaseFacts, failed_status, phase_status, ready_status, unless_same, unsupported
-from .jobs import Job, Problem, failure, result
+from .jobs import Job, Problem, failure, result, trouble
 from .run import pod_values, verification
 
 _DEADLINE_SECONDS = 120
@@ -99,7 +100,9 @@ def _verifying(database: Database, facts: DatabaseFacts, after: float | None = N
 
 
 def _running(database: Database, facts: DatabaseFacts, chain: Chain) -> Action:
-    problem = chain.trouble(facts.pods, facts.refusals, patient=bool(database.status.ready))
+    if _refused(database):
+        return _verifying(database, facts, after=0)  # no more: here it is
+    problem = trouble(chain.last, chain.age, facts.pods, facts.refusals, patient=bool(database.status.ready))
     if isinstance(problem, Ask):
         return problem
     if problem is None:
@@ -109,6 +112,8 @@ def _running(database: Database, facts: DatabaseFacts, chain: Chain) -> Action:
 
 def _outcome(database: Database, facts: DatabaseFacts, job: Job) -> Action:
     """What a finished check says about the Database; nothing where the status says it already."""
+    if _refused(database):
+        return Nothing()  # which came later
     if facts.pods is None:
         return Ask(Fact.PODS)
     if job.failed:
@@ -126,6 +131,10 @@ def _outcome(database: Database, facts: DatabaseFacts, job: Job) -> Action:
     if versions.tool_version and _major(versions.tool_version) < _major(versions.server_version):
         return failed_status(database, facts, _mismatch(database, versions), versions)
     return ready_status(database, facts, hash_, versions)
+
+
+def _refused(database: Database) -> bool:
+    return chains.refused(find(database.status.conditions, "Ready"))
 
 
 def _major(version: str) -> int:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from postgres_operator import names
 
-from .actions import Body
+from .actions import Ask, Body, Fact
 
 # When to look at a Job that does not run yet, in seconds of its age; the start deadline is added.
 LOOK_AT = (10, 25, 50)
@@ -210,6 +210,8 @@ def _ending(job: Job, pod: Body, container: str, ended: Body) -> str:
     return f"Container {container} {how} without a report. Its log: {where}"
 
 
+_POD_OF = "The pod of Job"
+
 # The API server was away, or its etcd: nobody has refused anything, the pod may even be there.
 _UNANSWERED = re.compile(r'Error creating: (Post|Put) "|reading response body|etcdserver: |context deadline exceeded')
 
@@ -223,11 +225,16 @@ def refusal(job: Job, events: Sequence[Body]) -> Problem | None:
         if _UNANSWERED.search(message):
             continue
         if "violates PodSecurity" in message:
-            return Problem("PodSecurityRejected", f"The pod of Job {job.name} was refused: {message}")
+            return Problem("PodSecurityRejected", f"{_POD_OF} {job.name} was refused: {message}")
         if "exceeded quota" in message:
-            return Problem("QuotaExceeded", f"The pod of Job {job.name} was refused: {message}")
-        return Problem("PodRefused", f"The pod of Job {job.name} was refused: {message}")
+            return Problem("QuotaExceeded", f"{_POD_OF} {job.name} was refused: {message}")
+        return Problem("PodRefused", f"{_POD_OF} {job.name} was refused: {message}")
     return None
+
+
+def about_pod(message: str) -> bool:
+    """Whether it was a Job's pod that was refused: the reason may be the same when a Job is."""
+    return message.startswith(_POD_OF)
 
 
 def started(pods: Sequence[Body]) -> bool:
@@ -261,6 +268,23 @@ def obstacle(pods: Sequence[Body]) -> Problem | None:
 def lasting(problem: Problem | None) -> bool:
     """Whether an obstacle does not go away by itself."""
     return problem is not None and problem.reason in ("CredentialsLost", "ContainerConfigInvalid")
+
+
+def trouble(
+    job: Job, age: float, pods: Sequence[Body] | None, refusals: Sequence[Body] | None, *, patient: bool = False
+) -> Problem | Ask | None:
+    """What keeps a Job of that age in seconds from running, as far as the cluster says.
+
+    With patience, a node that is short of something for a moment is no trouble.
+    """
+    if job.ready > 0 or job.ending or job.deleting or age < LOOK_AT[0]:
+        return None
+    if not job.active:
+        return Ask(Fact.REFUSALS) if refusals is None else refusal(job, refusals)
+    if pods is None:
+        return Ask(Fact.PODS)
+    problem = obstacle(pods)
+    return None if patient and not lasting(problem) and age < LOOK_AT[-1] else problem
 
 
 def next_look(age: float, marks: Sequence[float]) -> float | None:

@@ -17,7 +17,7 @@ from . import place as places
 from .actions import Action, Ask, Body, Claim, CreateJob, DeleteJob, Event, Fact, Nothing, SetStatus
 from .chain import GONE_RETRY_SECONDS, Chain
 from .conditions import condition, find, same, timestamp
-from .jobs import Job, Problem, failure, result
+from .jobs import Job, Problem, failure, result, trouble
 from .run import Policy
 
 _DEADLINE_SECONDS = 900
@@ -111,8 +111,8 @@ def _list(store: BackupStore, facts: StoreFacts, policy: Policy, previous: Job |
         message = f'PersistentVolumeClaim "{place.claim}" does not exist: create it.'
         return refused(store, facts.now, Problem("ClaimNotFound", message))
     hash_, before = content(store), find(store.status.conditions, "Discovered")
-    first = before is None or before.reason == "DiscoveryOff"
-    begun = Problem("Discovering", f"What lies in {places.url(store)} is being listed.")
+    elsewhere = previous is not None and previous.verifies != hash_
+    first = before is None or before.reason == "DiscoveryOff" or elsewhere
     return CreateJob(
         name=chains.next_name("Discover", store.metadata.name, hash_, previous),
         template="discover.yaml.j2",
@@ -131,9 +131,14 @@ def _list(store: BackupStore, facts: StoreFacts, policy: Policy, previous: Job |
         annotations={names.ANNOTATION_VERIFIES: hash_},
         claim=facts.claim,
         service_account=place.service_account,
-        # The outcome of the last one stands until that of this one is known.
-        then=SetStatus(_status(store, store.status, "False", begun, facts.now)) if first else Nothing(),
+        # The outcome of the last one stands until that of this one is known, if it was about the same place.
+        then=_discovering(store, facts) if first else Nothing(),
     )
+
+
+def _discovering(store: BackupStore, facts: StoreFacts) -> SetStatus:
+    begun = Problem("Discovering", f"What lies in {places.url(store)} is being listed.")
+    return SetStatus(_status(store, store.status, "False", begun, facts.now))
 
 
 def _go_on(store: BackupStore, facts: StoreFacts, policy: Policy, chain: Chain) -> Action:
@@ -151,7 +156,9 @@ def _go_on(store: BackupStore, facts: StoreFacts, policy: Policy, chain: Chain) 
 
 
 def _running(store: BackupStore, facts: StoreFacts, chain: Chain) -> Action:
-    problem = chain.trouble(facts.pods, facts.refusals, patient=_listed(store))
+    if chains.refused(find(store.status.conditions, "Discovered")):
+        return replace(_discovering(store, facts), after=0)  # no more: here it is
+    problem = trouble(chain.last, chain.age, facts.pods, facts.refusals, patient=_listed(store))
     if isinstance(problem, Ask):
         return problem
     if problem is None:
@@ -161,17 +168,19 @@ def _running(store: BackupStore, facts: StoreFacts, chain: Chain) -> Action:
 
 def _outcome(store: BackupStore, facts: StoreFacts, job: Job) -> Action:
     """What a finished listing says; nothing where the status says it already."""
+    before = find(store.status.conditions, "Discovered")
+    if chains.refused(before):
+        return Nothing()  # which came later
     if facts.pods is None:
         return Ask(Fact.PODS)
     if job.failed:
-        before = find(store.status.conditions, "Discovered")
         if not facts.pods and before and before.status == "False" and before.reason != "Discovering":
             return Nothing()  # what was seen while it was there says more than that it is gone
         return failed_status(store, facts.now, failure(job, facts.pods, "DiscoveryFailed"))
     found = _read(store, result(facts.pods))
     if found is not None:
         return _discovered(store, facts.now, found)
-    if _listed(store):
+    if _listed(store) and not facts.pods:
         return Nothing()  # it was read before the pod went
     return failed_status(store, facts.now, Problem("ResultLost", f"Job {job.name} left no report; it is repeated."))
 

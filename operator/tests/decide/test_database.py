@@ -351,6 +351,23 @@ def test_a_changed_spec_updates_the_server(spec):
     assert conditions(action.then.status) == {"Ready": "False", "Progressing": "True"}
 
 
+@pytest.mark.parametrize("replicas", [0, 2])
+def test_a_server_that_somebody_scales_is_set_back_and_not_ready_until_then(replicas):
+    body, sts = ready_database()
+    sts["spec"]["replicas"] = replicas
+    sts["metadata"]["generation"] = 2
+    sts["status"] |= {"replicas": replicas, "readyReplicas": replicas, "updatedReplicas": replicas}
+    sts["status"]["observedGeneration"] = 2
+    action = ask(body, server=sts)
+    assert isinstance(action, UpdateServer)
+    assert action.server["spec"]["replicas"] == 1
+    assert (action.then.status["phase"], action.then.status["ready"]) == ("Updating", False)
+    body = with_status(body, action.then)
+    sts["spec"]["replicas"] = 1
+    assert reason(ask(body, server=sts)) == "NotAllReplicasReady"
+    assert ask(body, server=running(body)).status["ready"] is True
+
+
 def test_names_of_database_and_role_do_not_concern_the_server():
     body, sts = ready_database()
     body["spec"] = {"databaseName": "other"}
@@ -579,7 +596,51 @@ def test_a_verification_whose_pods_are_refused_says_so():
 def test_a_verification_under_way_is_looked_at_again(age):
     body = db()
     sts = running(body)
-    assert ask(body, server=sts, job=verify_job(body, sts, age=age, active=1)).after
+    assert ask(body, server=sts, job=verify_job(body, sts, age=age, active=1), pods=[]).after
+
+
+NO_NODE = [{"type": "PodScheduled", "status": "False", "message": "Insufficient memory"}]
+
+
+@pytest.mark.parametrize(
+    ("blocked", "expected"),
+    [
+        pytest.param(pod("Pending", conditions=NO_NODE), "Unschedulable", id="no-node"),
+        pytest.param(
+            pod("Pending", waits("CreateContainerConfigError", 'secret "db-credentials" not found')),
+            "CredentialsLost",
+            id="secret-lost",
+        ),
+        pytest.param(pod("Pending", waits("ImagePullBackOff")), "ImagePullFailed", id="no-image"),
+    ],
+)
+def test_what_keeps_a_verification_from_running_is_shown_and_stays_when_its_time_is_up(blocked, expected):
+    body = db()
+    sts = running(body)
+    body = with_status(body, ask(body, server=sts).then)
+    assert ask(body, server=sts, job=verify_job(body, sts, age=9, active=1)) == Nothing(1.5)
+    job = verify_job(body, sts, age=12, active=1)
+    assert ask(body, server=sts, job=job) == Ask(Fact.PODS)
+    assert ask(body, server=sts, job=job, pods=[pod("Pending")]) == Nothing(13.5)
+    action = ask(body, server=sts, job=job, pods=[blocked])
+    assert (action.status["phase"], reason(action), action.after) == ("Failed", expected, 13.5)
+    assert action.event.reason == expected
+    body = with_status(body, action)
+    late = verify_job(body, sts, age=120, **failed_job("DeadlineExceeded"))
+    for left in ([], [blocked]):
+        assert ask(body, server=sts, job=late, pods=left, refusals=[]) == Nothing()
+    again = ask(body, server=sts)
+    assert again.then == Nothing()
+    done = ask(body, server=sts, job=verify_job(body, sts, **complete()), pods=verified_pods())
+    assert (done.status["phase"], done.status["ready"]) == ("Ready", True)
+
+
+def test_a_verification_that_ran_until_its_time_was_up_says_so():
+    body = with_status(db(), failed_verification(db(), running(db())))
+    sts = running(body)
+    ran = pod("Failed", ended(143, name="verify"), reason="DeadlineExceeded")
+    action = ask(body, server=sts, job=verify_job(body, sts, age=120, **failed_job()), pods=[ran])
+    assert reason(action) == "DeadlineExceeded"
 
 
 def test_ready_is_written_only_for_a_verified_server():

@@ -7,9 +7,9 @@ from support import waiting as waits
 from postgres_operator import names
 from postgres_operator.api.database import Database
 from postgres_operator.decide.actions import Ask, CreateJob, DeleteJob, Event, Fact, Nothing, SetStatus
-from postgres_operator.decide.database import DatabaseFacts
+from postgres_operator.decide.database import DatabaseFacts, refused
 from postgres_operator.decide.external import decide, last_check
-from postgres_operator.decide.jobs import read_job
+from postgres_operator.decide.jobs import Problem, read_job
 from postgres_operator.decide.run import verification
 
 SERVER = {
@@ -270,6 +270,64 @@ def test_a_reason_that_was_seen_is_not_replaced_by_that_its_pod_is_gone():
     assert ask(body, check(body, **failed_job("DeadlineExceeded")), pods=[]) == Nothing(55)
     body = ready_database()
     assert reason(ask(body, check(body, **failed_job("DeadlineExceeded")), pods=[])) == "DeadlineExceeded"
+
+
+# --- a check that cannot be made
+
+NO_ROOM = Problem("QuotaExceeded", 'jobs.batch "verify-db-2" is forbidden: exceeded quota: q')
+ENDS = [
+    pytest.param(ready_database, complete(), report(), id="last-one-good"),
+    pytest.param(failed_database, failed_job(), refusal(), id="last-one-bad"),
+]
+
+
+def refused_database(body, problem=NO_ROOM):
+    return with_status(body, refused(read(body), NOW, problem))
+
+
+@pytest.mark.parametrize("why", ["QuotaExceeded", "RequestRefused", "TemplateInvalid", "JobNameTaken"])
+@pytest.mark.parametrize(("state", "end", "pods"), ENDS)
+def test_a_next_check_that_is_refused_is_tried_again_later_and_not_written_over(state, end, pods, why):
+    body, problem = state(), Problem(why, "no")
+    job = check(body, age=300, **end)
+    assert isinstance(ask(body, job, pods=pods), CreateJob)
+    body = refused_database(body, problem)
+    assert isinstance(ask(body, job, pods=pods), CreateJob), "what the last one found was written before"
+    assert refused(read(body), NOW, problem) == Nothing(30)
+
+
+def test_an_earlier_check_that_may_not_be_deleted_is_tried_again_later():
+    body = ready_database()
+    old, new = check(body, age=301, number=1, **complete()), check(body, number=2, **complete())
+    deletion = ask(body, old, new, pods=report())
+    assert isinstance(deletion, DeleteJob)
+    body = refused_database(body, Problem("RequestRefused", "no"))
+    assert ask(body, old, new, pods=report()) == deletion
+    assert ask(body, new, pods=report()) == Nothing(55)
+
+
+@pytest.mark.parametrize(
+    ("end", "pods", "expected"),
+    [(complete(), report(), "Ready"), (failed_job(), refusal(), "DatabaseUnreachable")],
+)
+def test_once_it_is_made_its_outcome_counts_however_long_it_takes(end, pods, expected):
+    body = refused_database(ready_database())
+    old, job = check(body, age=400, **complete()), check(body, number=2, active=1)
+    action = ask(body, old, job)
+    assert (action.status["phase"], reason(action), action.after) == ("Verifying", "Verifying", 0)
+    body = with_status(body, action)
+    assert ask(body, old, job) == Nothing(5.5)
+    late = check(body, number=2, age=90, **end)
+    assert reason(ask(body, old, late, pods=pods)) == expected
+
+
+def test_a_check_whose_pod_was_refused_for_a_while_counts_all_the_same():
+    body = ready_database()
+    events = [{"reason": "FailedCreate", "message": "exceeded quota: q"}]
+    body = with_status(body, ask(body, check(body, age=12), refusals=events))
+    assert body["status"]["conditions"][0]["reason"] == "QuotaExceeded"
+    assert isinstance(ask(body, check(body, age=30, active=1), pods=[]), Nothing)
+    assert reason(ask(body, check(body, age=90, **complete()), pods=report())) == "Ready"
 
 
 # --- a change of the spec

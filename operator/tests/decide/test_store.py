@@ -245,7 +245,23 @@ def test_a_report_that_is_lost(pods):
     action = ask(body, job, pods=pods)
     assert condition(action)["reason"] == "ResultLost"
     assert ask({**body, "status": action.status}, job, pods=pods) == Nothing(30)
-    assert isinstance(ask(listed(), job, pods=pods), Nothing)
+    action = ask(listed(), job, pods=pods)
+    if not pods:
+        assert action == Nothing(DAY - 30), "it was read before the pod went"
+        return
+    assert (condition(action)["status"], condition(action)["reason"]) == ("False", "ResultLost")
+    assert action.status["backups"] == listed()["status"]["backups"]
+
+
+def test_a_list_of_another_place_does_not_count_for_a_report_that_is_lost():
+    body = listed()
+    old = listing(body, **complete())
+    body = {**body, "spec": {**body["spec"], "s3": {"bucket": "vault", "endpoint": "https://new.example.com"}}}
+    action = ask(body, old)
+    assert (condition(action.then)["status"], condition(action.then)["reason"]) == ("False", "Discovering")
+    assert action.then.status["backups"] == listed()["status"]["backups"]
+    body = {**body, "status": action.then.status}
+    assert condition(ask(body, old, listing(body, number=2, **complete()), pods=[]))["reason"] == "ResultLost"
 
 
 def test_a_bomb_is_not_unpacked():
@@ -287,6 +303,35 @@ def test_the_longer_it_fails_the_later_it_is_tried_again(lasted, delay):
 def test_a_refusal_is_shown_and_tried_again():
     action = refused(read(bucket()), NOW, Problem("QuotaExceeded", "exceeded quota"))
     assert (condition(action)["reason"], action.after) == ("QuotaExceeded", 60)
+
+
+def test_a_next_listing_that_is_refused_is_tried_again_later_and_not_written_over():
+    body, problem = listed(), Problem("TemplateInvalid", "no")
+    job = listing(body, age=DAY + 1, **complete())
+    assert isinstance(ask(body, job, pods=report(MONDAY, TUESDAY)), CreateJob)
+    body = {**body, "status": refused(read(body), NOW, problem).status}
+    assert isinstance(ask(body, job, pods=report(MONDAY, TUESDAY)), CreateJob)
+    assert refused(read(body), NOW, problem) == Nothing(60)
+    running = listing(body, number=2, active=1)
+    action = ask(body, job, running)
+    assert (condition(action)["reason"], action.after) == ("Discovering", 0)
+    body = {**body, "status": action.status}
+    assert isinstance(ask(body, job, running), Nothing)
+    late = listing(body, number=2, age=800, **complete())
+    assert condition(ask(body, job, late, pods=report(MONDAY)))["reason"] == "Discovered"
+
+
+def test_a_claim_that_is_lost_after_a_good_listing_is_asked_for_again_and_again():
+    body = volume()
+    job = listing(body, age=DAY + 1, **complete())
+    body = {**body, "status": ask(body, listing(body, **complete()), pods=report(MONDAY)).status}
+    for _ in "ab":
+        action = ask(body, job, pods=report(MONDAY), claim_known=True)
+        assert action.after == 60
+        body = {**body, "status": action.status} if isinstance(action, SetStatus) else body
+    assert action == Nothing(60)
+    assert condition(body)["reason"] == "ClaimNotFound"
+    assert body["status"]["backups"]
 
 
 def test_a_pod_that_cannot_start_is_shown_while_it_waits():
