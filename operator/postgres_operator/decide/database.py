@@ -178,7 +178,7 @@ def _verify(database: Database, facts: DatabaseFacts) -> Action:
         return _verified(database, facts, job, hash_)
     age = (facts.now - job.created).total_seconds()
     after = next_look(age, (*LOOK_AT, _VERIFY_DEADLINE_SECONDS))
-    problem = trouble(job, age, facts.pods, facts.refusals)
+    problem = trouble(job, age, facts.pods, facts.refusals, patient=True)
     if isinstance(problem, Ask):
         return problem
     return replace(failed_status(database, facts, problem), after=after) if problem else Nothing(after)

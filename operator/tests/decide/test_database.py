@@ -603,18 +603,19 @@ NO_NODE = [{"type": "PodScheduled", "status": "False", "message": "Insufficient 
 
 
 @pytest.mark.parametrize(
-    ("blocked", "expected"),
+    ("blocked", "expected", "lasting"),
     [
-        pytest.param(pod("Pending", conditions=NO_NODE), "Unschedulable", id="no-node"),
+        pytest.param(pod("Pending", conditions=NO_NODE), "Unschedulable", False, id="no-node"),
         pytest.param(
             pod("Pending", waits("CreateContainerConfigError", 'secret "db-credentials" not found')),
             "CredentialsLost",
+            True,
             id="secret-lost",
         ),
-        pytest.param(pod("Pending", waits("ImagePullBackOff")), "ImagePullFailed", id="no-image"),
+        pytest.param(pod("Pending", waits("ImagePullBackOff")), "ImagePullFailed", False, id="no-image"),
     ],
 )
-def test_what_keeps_a_verification_from_running_is_shown_and_stays_when_its_time_is_up(blocked, expected):
+def test_what_keeps_a_verification_from_running_is_shown_and_stays_when_its_time_is_up(blocked, expected, lasting):
     body = db()
     sts = running(body)
     body = with_status(body, ask(body, server=sts).then)
@@ -622,8 +623,10 @@ def test_what_keeps_a_verification_from_running_is_shown_and_stays_when_its_time
     job = verify_job(body, sts, age=12, active=1)
     assert ask(body, server=sts, job=job) == Ask(Fact.PODS)
     assert ask(body, server=sts, job=job, pods=[pod("Pending")]) == Nothing(13.5)
+    assert (ask(body, server=sts, job=job, pods=[blocked]) != Nothing(13.5)) == lasting
+    job = verify_job(body, sts, age=52, active=1)
     action = ask(body, server=sts, job=job, pods=[blocked])
-    assert (action.status["phase"], reason(action), action.after) == ("Failed", expected, 13.5)
+    assert (action.status["phase"], reason(action), action.after) == ("Failed", expected, 68.5)
     assert action.event.reason == expected
     body = with_status(body, action)
     late = verify_job(body, sts, age=120, **failed_job("DeadlineExceeded"))
