@@ -59,6 +59,7 @@ def test_a_volume(namespace: str) -> None:
     kit.ready_database(namespace)
     kit.sql(namespace, kit.SCHEMA + ";" + NOISE)
     kit.sql(namespace, "CREATE ROLE reader; GRANT SELECT ON noise TO reader", user="postgres")
+    kit.sql(namespace, "ALTER ROLE app SET transaction_timeout = '50ms'", user="postgres")  # less than a dump takes
     listed, restored = start(namespace, "List"), start(namespace, "Restore")
     assert "list of contents" in verified(namespace, listed, "True", "BackupVerified")
     assert "25502 rows" in verified(namespace, restored, "True", "BackupVerified")
