@@ -210,7 +210,7 @@ class Reconciler:
         self._log(resource, known.get("status", {}), action.status)
         if action.event:
             await record(self._cluster, resource, action.event, self._now())
-        return action.after
+        return await self._act(resource, action.then) if action.then else action.after
 
     async def _read_again(self, resource: Resource) -> None:
         kind, namespace, name = resource.key

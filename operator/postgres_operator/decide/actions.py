@@ -65,11 +65,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class SetStatus:
-    """Write this status (all of it) and look again after so many seconds, or when something changes."""
+    """Write this status (all of it) and look again after so many seconds, or when something changes.
+
+    What follows, if anything, is done at once, and only where the object was still as it is known here.
+    """
 
     status: Body
     event: Event | None = None
     after: float | None = None
+    then: "CreateJob | None" = None
 
 
 @dataclass(frozen=True, slots=True)

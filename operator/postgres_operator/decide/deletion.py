@@ -129,11 +129,14 @@ def _start(backup: Backup, facts: DeletionFacts, policy: Policy) -> Action:
         return Ask(Fact.CLAIM)
     if place.claim and facts.claim is None:
         return SetFinalizer(False, f'PersistentVolumeClaim "{place.claim}" is gone, and {place.location} with it')
-    told = find(backup.status.conditions, CONDITION)
-    if not _failed_before(backup) and not (told and told.reason == "Deleting"):
-        # First a write that a Backup which has changed meanwhile refuses: its artifact may be wanted again.
-        deleting = Problem("Deleting", f"Job {job_name(backup)} deletes {place.location}.")
-        return _tell(backup, facts.now, deleting, after=0)
+    # First a write, each time, that a Backup which has changed meanwhile refuses: its artifact may be wanted again.
+    # What went wrong before stays to be seen.
+    deleting = Problem("Deleting", f"Job {job_name(backup)} deletes {place.location}.")
+    status = dump(backup.status) if _failed_before(backup) else _with_condition(backup, facts.now, deleting)
+    return SetStatus(status, then=_job(backup, facts, place, policy))
+
+
+def _job(backup: Backup, facts: DeletionFacts, place: Place, policy: Policy) -> CreateJob:
     return CreateJob(
         name=job_name(backup),
         template="delete.yaml.j2",
@@ -248,12 +251,18 @@ def _tell(
     backup: Backup, now: datetime, problem: Problem, after: float | None = None, *, warn: bool = False
 ) -> SetStatus | Nothing:
     """The condition that says why the Backup is still there, unless it says so; the phase never changes."""
-    before, reason, message = backup.status.conditions, problem.reason, problem.message
-    new = condition(before, CONDITION, "False", reason, message, now, backup.metadata.generation)
-    conditions = [new, *(dump(c) for c in before if c.type != CONDITION)]
-    if same(before, conditions):
+    before, status = backup.status.conditions, _with_condition(backup, now, problem)
+    new = status["conditions"][0]
+    if same(before, status["conditions"]):
         return Nothing(after)
     told = find(before, CONDITION)
-    known = told is not None and (told.reason, told.message) == (reason, new["message"])
-    event = Event("Warning", reason, message) if warn and not known else None
-    return SetStatus({**dump(backup.status), "conditions": conditions}, event, after)
+    known = told is not None and (told.reason, told.message) == (new["reason"], new["message"])
+    event = Event("Warning", problem.reason, problem.message) if warn and not known else None
+    return SetStatus(status, event, after)
+
+
+def _with_condition(backup: Backup, now: datetime, problem: Problem) -> Body:
+    """The status with this; the first condition is the newest, which is logged."""
+    before = backup.status.conditions
+    new = condition(before, CONDITION, "False", problem.reason, problem.message, now, backup.metadata.generation)
+    return {**dump(backup.status), "conditions": [new, *(dump(c) for c in before if c.type != CONDITION)]}
