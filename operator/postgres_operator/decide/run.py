@@ -146,6 +146,15 @@ def _in_progress(run: Run, job: Job, now: datetime, problem: Problem | None, aft
     return unless_same(run, SetStatus(status, after=after))
 
 
+def going_on(run: Run, now: datetime, problem: Problem, after: float | None) -> SetStatus | Nothing:
+    """What there is to say of a run that is InProgress; what is to become its failure, if anything, stays on record."""
+    job = run.status.job_ref.name if run.status.job_ref else ""
+    status = in_progress(run, job, now, problem.reason, problem.message)
+    if run.status.error:
+        status["error"] = dump(run.status.error)
+    return unless_same(run, SetStatus(status, after=after))
+
+
 def _stopping(run: Run, problem: Problem, doing: str, now: datetime, after: float) -> Action:
     """Record what is to become the failure before anything is deleted, so that a restart knows it."""
     job = run.status.job_ref.name if run.status.job_ref else ""

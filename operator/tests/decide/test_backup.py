@@ -36,7 +36,8 @@ from postgres_operator.decide.actions import (
     SetStatus,
 )
 from postgres_operator.decide.backup import Reader, decide
-from postgres_operator.decide.jobs import read_job
+from postgres_operator.decide.jobs import Problem, read_job
+from postgres_operator.decide.refusals import may_pass
 from postgres_operator.decide.run import Facts, Full, Policy
 
 POLICY = Policy({"accessModes": ["ReadWriteOnce"]}, 3600)
@@ -556,6 +557,13 @@ def test_a_lost_report_is_read_from_the_manifest(pods):
     report = json.dumps({"result": manifest(body)})
     action = done(body, pods, reader=reader, reader_pods=[pod("Succeeded", ended(0, report))])
     assert action.status["phase"] == "Completed"
+
+
+def test_a_reader_that_was_refused_is_tried_again_and_that_stays_to_be_seen():
+    body = running_backup()
+    shown = may_pass(Backup.model_validate(body), NOW, Problem("QuotaExceeded", "exceeded quota"))
+    body["status"] = shown.status
+    assert isinstance(done(body, []), CreateJob)
 
 
 def streaming_job(body, **status):
