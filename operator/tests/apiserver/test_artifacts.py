@@ -9,6 +9,7 @@ from lab import Operator, World, audited
 
 from postgres_operator import names
 from postgres_operator.cluster import _path
+from postgres_operator.errors import Forbidden, Invalid
 
 NAME = "nightly"
 
@@ -90,6 +91,53 @@ async def test_the_policy_of_a_finished_backup_comes_and_goes(world: World, ours
         await see(world, ours, "Backup", NAME)
         await ours.settle(key(world))
         assert await finalizers(world) == expected
+
+
+async def running(world: World, ours: Operator) -> dict[str, Any]:
+    """The Job of a Backup whose policy has changed since it was created."""
+    await world.ready_database()
+    await world.claim()
+    await backup(world, "Retain")
+    await ours.look()
+    await ours.settle(key(world))
+    await change_policy(world, "Delete")
+    await see(world, ours, "Backup", NAME)
+    (job,) = await world.jobs()
+    return job
+
+
+async def test_a_policy_that_changes_while_the_job_runs_counts_at_once(world: World, ours: Operator):
+    await running(world, ours)
+    await ours.settle(key(world))
+    assert await finalizers(world) == [names.FINALIZER]
+    assert (await world.get("Backup", NAME))["status"]["phase"] == "InProgress"
+
+
+@pytest.mark.parametrize("error", [Forbidden, Invalid])
+async def test_a_finalizer_that_is_refused_does_not_keep_the_end_of_the_job_from_being_seen(
+    world: World, ours: Operator, monkeypatch, error
+):
+    job = await running(world, ours)
+
+    async def refused(*_):
+        raise error("PATCH …: not you")
+
+    monkeypatch.setattr(ours.cluster, "patch", refused)
+    await ours.settle(key(world))
+    found = (await world.get("Backup", NAME))["status"]
+    assert (found["phase"], found["conditions"][0]["reason"]) == ("InProgress", "Running")
+    await world.finish(job)
+    await see(world, ours, "Job", job["metadata"]["name"])
+    await ours.settle(key(world))
+    found = (await world.get("Backup", NAME))["status"]
+    assert found["phase"] == "Completed"
+    assert {c["type"]: c["reason"] for c in found["conditions"]} == {
+        "Deleted": "RequestRefused",
+        "Complete": "Completed",
+    }
+    monkeypatch.undo()
+    await ours.settle(key(world))
+    assert await finalizers(world) == [names.FINALIZER]
 
 
 async def test_a_job_deletes_the_artifact_and_then_the_backup_goes(world: World, ours: Operator, audit_log: Path):
