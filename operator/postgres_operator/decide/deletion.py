@@ -23,6 +23,9 @@ from .run import Policy, job_values
 
 CONDITION = "Deleted"
 _GOES_ON = ("Deleting", "StoppingJob", "BackupInUse")  # reasons of the condition while all goes well
+# Those before `_stop` has seen that no Job of the Backup writes any more: what is refused may be the end of one. The
+# others are many, for the Job that deletes may fail for any reason.
+_MAY_WRITE = ("StoppingJob", "RequestRefused")
 
 _DEADLINE_SECONDS = 900
 _TTL_SECONDS = 86400  # of a Job that has lost its Backup
@@ -60,8 +63,8 @@ def concerns(body: Body) -> bool:
 def stopped(body: Body) -> bool:
     """Whether a Backup is being deleted and no Job of it writes any more, whatever its phase was then."""
     conditions = body.get("status", {}).get("conditions", [])
-    told = next((c["reason"] for c in conditions if c["type"] == CONDITION), "StoppingJob")
-    return "deletionTimestamp" in body["metadata"] and told != "StoppingJob"
+    told = next((c["reason"] for c in conditions if c["type"] == CONDITION), None)
+    return "deletionTimestamp" in body["metadata"] and told is not None and told not in _MAY_WRITE
 
 
 def job_name(backup: Backup) -> str:

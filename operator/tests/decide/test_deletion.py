@@ -333,11 +333,18 @@ def test_a_deletion_that_hangs_holds_up_neither_its_schedule_nor_a_restore():
     cache.put("Backup", body)
     run = Restore.model_validate(restore())
 
+    unable = refused(Backup.model_validate(body), NOW, Problem("ImagePullFailed", "no such image"))
+
     def blocked():
         return list(blockers(cache, run, None, {})), read_made(body).active
 
     assert blocked() == (['Backup "nightly"'], True)
     body["status"]["conditions"] = ask(body, others=[replace(job(body, "Backup"), deleting=True)]).status["conditions"]
     assert blocked() == (['Backup "nightly"'], True)
-    body["status"]["conditions"] = ask(body, users=["x"]).status["conditions"]
-    assert blocked() == ([], False)
+    # its Job may not be deleted, and runs on
+    no = refused(Backup.model_validate(body), NOW, Problem("RequestRefused", "DELETE …: 403 no"))
+    body["status"]["conditions"] = no.status["conditions"]
+    assert blocked() == (['Backup "nightly"'], True)
+    for late in ask(body, users=["x"], namespace_ends=False), ask(doomed("Failed"), store=BUCKET), unable:
+        body["status"]["conditions"] = late.status["conditions"]
+        assert blocked() == ([], False)
