@@ -112,7 +112,7 @@ def _active(run: Run, job: Job, facts: Facts) -> Action:
     final = lasting(problem)
     if started(facts.pods) and not final:
         # Pods are not watched: whether a later step cannot start is to be looked for, ever more rarely.
-        return _in_progress(run, job, facts.now, None, max(age, LOOK_AT[-1]))
+        return _in_progress(run, job, facts.now, problem, max(age, LOOK_AT[-1]))
     if not facts.pods and job.active == 0:
         if facts.refusals is None:
             return Ask(Fact.REFUSALS)

@@ -466,12 +466,16 @@ def test_a_pod_that_started_is_not_held_to_the_start_deadline():
     assert reason(ask(body, job=job_of(body, age=6000, active=1), pods=pods)) == "Running"
 
 
-def test_a_later_step_that_cannot_start_fails_and_is_looked_for_ever_more_rarely():
+def test_a_later_step_that_cannot_start_is_shown_or_fails_and_is_looked_for_ever_more_rarely():
     body = running_backup()
     check = {"name": "check", "state": {"terminated": {"exitCode": 0}}}
     steps = [pod("Pending", waits("PodInitializing"), init=(check, waits("PodInitializing", name="load")))]
     action = ask(body, job=job_of(body, age=6000, active=1), pods=steps)
     assert (reason(action), action.after) == ("Running", 6000)
+    stuck = waits("ImagePullBackOff", "no such image", "load")
+    action = ask(body, job=job_of(body, age=6000, active=1), pods=[pod("Pending", init=(check, stuck))])
+    assert (action.status["phase"], reason(action), action.after) == ("InProgress", "ImagePullFailed", 6000)
+    assert "error" not in action.status, "the start deadline is behind it"
     lost = waits("CreateContainerConfigError", "couldn't find key superuser-password in Secret d/x", "load")
     action = ask(body, job=job_of(body, age=6000, active=1), pods=[pod("Pending", init=(check, lost))])
     assert action.status["error"]["reason"] == "CredentialsLost"
