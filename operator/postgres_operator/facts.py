@@ -117,6 +117,9 @@ class RunFinder:
             case Fact.READER_PODS:
                 pods = await job_pods(self._cluster, namespace, self._name_job("Reader"))
                 self._reader = replace(self._reader, pods=pods)
+            case Fact.READER_REFUSALS if self._reader.job:
+                refusals = await job_refusals(self._cluster, namespace, self._reader.job)
+                self._reader = replace(self._reader, refusals=refusals)
             case Fact.REFUSALS if self._facts.job:
                 refusals = await job_refusals(self._cluster, namespace, self._facts.job)
                 self._facts = replace(self._facts, refusals=refusals)

@@ -35,6 +35,7 @@ class Fact(Enum):
     CLAIM = "the volume claim"
     SERVER_PODS = "the pods of the database server"
     READER_PODS = "the pods of the Job that reads the manifest"
+    READER_REFUSALS = "warning Events of that Job"
     OWN_JOBS = "all Jobs of the Backup as the API server has them now"
     OWN_PODS = "the pods of all Jobs of the Backup"
     NAMESPACE = "whether the namespace is being deleted"

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from postgres_operator import names
 from postgres_operator.api.backup import Backup
-from postgres_operator.api.common import Meta, dump
+from postgres_operator.api.common import dump
 from postgres_operator.api.database import Database
 from postgres_operator.api.store import BackupStore
 
@@ -19,7 +19,7 @@ from .actions import Action, Ask, Body, Claim, CreateJob, DeleteJob, Event, Fact
 from .conditions import condition, find, same
 from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, running
 from .place import Place
-from .run import Policy, job_values
+from .run import Policy, job_values, stand_in
 
 CONDITION = "Deleted"
 _GOES_ON = ("Deleting", "StoppingJob", "BackupInUse")  # reasons of the condition while all goes well
@@ -144,7 +144,7 @@ def _job(backup: Backup, facts: DeletionFacts, place: Place, policy: Policy) -> 
         name=job_name(backup),
         template="delete.yaml.j2",
         values={
-            **job_values(backup.spec, facts.database or _stand_in(backup), place, policy),
+            **job_values(backup.spec, facts.database or stand_in(backup), place, policy),
             "active_deadline_seconds": _DEADLINE_SECONDS,
             "ttl_seconds_after_finished": _TTL_SECONDS,
             "backup_uid": backup.metadata.uid,
@@ -182,11 +182,6 @@ def claim_name(backup: Backup, facts: DeletionFacts) -> str:
     """Of the volume that the artifact lies in; empty where that is a bucket, or not known."""
     place = _place(backup, _writer(backup, facts), facts.store)
     return place.claim if isinstance(place, Place) else ""
-
-
-def _stand_in(backup: Backup) -> Database:
-    """Has the default image; any that has bash will do."""
-    return Database(metadata=Meta(name=backup.spec.database_ref.name, namespace=backup.metadata.namespace, uid=""))
 
 
 def _follow(backup: Backup, facts: DeletionFacts, job: Job) -> Action:

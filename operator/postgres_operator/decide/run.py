@@ -7,7 +7,7 @@ from typing import Any
 
 from postgres_operator import names
 from postgres_operator.api.backup import Backup, RunStatus
-from postgres_operator.api.common import Failure, JobSettings, PodSettings, dump
+from postgres_operator.api.common import Failure, JobSettings, Meta, PodSettings, dump
 from postgres_operator.api.database import Database
 from postgres_operator.api.restore import Restore
 
@@ -287,6 +287,11 @@ def job_values(settings: JobSettings, database: Database, place: Place, policy: 
         "artifact_path": place.path,
         "uploader_image": policy.uploader_image,
     }
+
+
+def stand_in(run: Run) -> Database:
+    """For a Job that needs no server, where the Database is gone: the default image, for any that has bash will do."""
+    return Database(metadata=Meta(name=run.spec.database_ref.name, namespace=run.metadata.namespace, uid=""))
 
 
 def pod_values(settings: PodSettings, database: Database) -> dict[str, Any]:
