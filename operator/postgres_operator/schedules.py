@@ -97,7 +97,7 @@ async def delete_backup(cluster: Cluster, schedule: ScheduledBackup, action: Del
         await cluster.delete("Backup", namespace, action.name, action.uid, version)
     except (Conflict, NotFound) as error:
         logger.info("Backup %s has changed since: %s", action.name, error, extra=about(schedule.key))
-    except (Forbidden, Invalid) as error:  # the second is an admission policy's or a webhook's way to say no
+    except (Forbidden, Invalid) as error:
         if action.required:
             raise
         # Not shown in the status: that there are too many of them hinders nothing.
