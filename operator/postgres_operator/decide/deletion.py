@@ -32,7 +32,7 @@ _TTL_SECONDS = 86400  # of a Job that has lost its Backup
 _RETRY_FAILED = 300.0
 _RETRY_REFUSED = 60.0
 _RETRY_GONE = 3.0
-_RETRY_IN_USE = 30.0  # the end of what is waited for wakes it before; this is for what ended without a trace
+_RETRY_IN_USE = 30.0  # the end of a Restore wakes it before; this is also for what has the ReadWriteOncePod claim
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ Run = Backup | Restore
 _REFUSED_FOR_GOOD_AFTER = 45.0
 _RETRY_GONE = 3.0
 RETRY_CLAIM = 15.0  # no watch shows that a claim has appeared
-_RETRY_SLOT = 30.0  # the end of what is waited for wakes it before; this is for what ended without a trace
+# The end of what is waited for wakes it before. This is for what ended without a trace, or wakes nobody: a Job whose
+# ReadWriteOncePod claim is waited for.
+_RETRY_SLOT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
