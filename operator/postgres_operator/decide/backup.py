@@ -116,7 +116,7 @@ def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
             "jobs": backup.spec.jobs,
             "include_globals": backup.spec.include_globals,
             "compression": str(backup.spec.compression or ""),
-            "selection": selection(backup.spec),
+            "selection": selection_lines(backup.spec),
             "verification": backup.spec.verification.mode,
             "extra_args": " ".join(backup.spec.extra_args),
             "source": source,
@@ -131,7 +131,7 @@ def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
     )
 
 
-def selection(spec: BackupSpec) -> str:
+def selection_lines(spec: BackupSpec) -> str:
     """A line for each object to select: option of pg_dump, schema and, for tables, name, with tabs between them."""
     lines = [
         *(["schema", name] for name in spec.schemas),
