@@ -64,8 +64,11 @@ class DeletionFinder:
 
     def decide(self) -> Action:
         """The decision on what is known so far."""
-        users = list(_users(self._cache, self._backup, self._facts.claim, self._starting))
-        return deletions.decide(self._backup, replace(self._facts, users=users), self._policy)
+        facts = self._facts
+        if self._backup.deleted:
+            # Now, not when the facts were gathered: others may have started since.
+            facts = replace(facts, users=list(_users(self._cache, self._backup, facts.claim, self._starting)))
+        return deletions.decide(self._backup, facts, self._policy)
 
     async def find(self, fact: Fact) -> None:
         """Learn one thing more."""

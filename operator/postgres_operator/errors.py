@@ -35,7 +35,7 @@ class NotFound(ApiError):
 
 
 class Forbidden(ApiError):
-    """403: our RBAC, an admission policy or a terminating namespace."""
+    """403: our RBAC or a terminating namespace; also 400 or 422, where an admission policy or a webhook denies it."""
 
 
 class Invalid(ApiError):

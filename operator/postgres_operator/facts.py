@@ -43,16 +43,17 @@ class Finder(Protocol):
 class Claims:
     """Volume claims that were seen lately: no watch covers them, and run after run asks for the same one.
 
-    What was seen is good for one Database (its UID): in a namespace that was made anew, its claims are gone.
+    What was seen is good for one owner (the UID of a Database or Backup): in a namespace that was made anew, its claims
+    are gone.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._seen: dict[tuple[str, str, str], tuple[datetime, Claim]] = {}
 
-    async def get(self, namespace: str, name: str, database: str, now: datetime) -> Claim | None:
+    async def get(self, namespace: str, name: str, owner: str, now: datetime) -> Claim | None:
         """The claim, as it was at most a minute ago; None where there is none now."""
-        key = namespace, name, database
+        key = namespace, name, owner
         at, claim = self._seen.get(key, (None, None))
         if at and claim and now - at < _CLAIM_KNOWN_FOR:
             return claim
@@ -117,6 +118,9 @@ class RunFinder:
             case Fact.READER_PODS:
                 pods = await job_pods(self._cluster, namespace, self._name_job("Reader"))
                 self._reader = replace(self._reader, pods=pods)
+            case Fact.READER_REFUSALS if self._reader.job:
+                refusals = await job_refusals(self._cluster, namespace, self._reader.job)
+                self._reader = replace(self._reader, refusals=refusals)
             case Fact.REFUSALS if self._facts.job:
                 refusals = await job_refusals(self._cluster, namespace, self._facts.job)
                 self._facts = replace(self._facts, refusals=refusals)

@@ -100,5 +100,5 @@ async def _create_owned(cluster: Cluster, database: Database, kind: str, body: B
         return found
     what = f'{kind} "{meta["name"]}"'
     if found is None or any((o["kind"], o["name"]) == ("Database", database.metadata.name) for o in owners):
-        raise StillThere(f"{what} of a deleted Database is still there.")
+        raise StillThere(f"{what} of a deleted Database is still there, or has just gone.")
     raise NameTaken(f"{what} exists and is not ours: rename it, or this Database.")

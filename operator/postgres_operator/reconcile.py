@@ -98,7 +98,9 @@ class Reconciler:
         kind, namespace, name = key
         body = self._cache.get(kind, namespace, name)
         if body and kind == "Backup" and deletions.concerns(body):
-            return await self._see_off(Backup.model_validate(body))
+            backup = Backup.model_validate(body)
+            if deletions.outlasts(backup):
+                return await self._see_off(backup)
         # A new leader comes by every Backup that there is: most have ended, and are not worth a model.
         if body is None or (kind != "Database" and body.get("status", {}).get("phase") in FINISHED):
             self._starting.pop(key, None)
@@ -116,14 +118,31 @@ class Reconciler:
         if run.deleted:
             self._starting.pop(key, None)
             return None
-        if key in self._starting:
+        return await self._go_on(run, body)
+
+    async def _go_on(self, run: Backup | Restore, body: Body) -> float | None:
+        if run.key in self._starting:
             await self._settle(run)
         finder = RunFinder(
             self._cluster, self._cache, self._claims, run, self._policy, self._now, self._starting, self.slots
         )
+        changed = run if isinstance(run, Backup) and deletions.concerns(body) else None
         if finder.to_be_started:
+            if changed:  # it is held before there is a Job
+                return await self._see_off(changed)
             self.slots.enter(run)
-        return await self._step(run, finder)
+        after = await self._step(run, finder)
+        if changed and self._cache.get(*run.key) is body:
+            await self._hold(changed)
+        return after
+
+    async def _hold(self, backup: Backup) -> None:
+        """The finalizer of a Backup whose policy has changed while its Job runs: the end of that comes first."""
+        try:
+            await self._act(backup, deletions.decide(backup, deletions.DeletionFacts(self._now()), self._policy))
+        except (Forbidden, Invalid) as error:
+            # It is shown, and tried again, when the Job has ended: until then the status is about that.
+            logger.warning("The change of its finalizer was refused: %s", error, extra=about(backup.key))
 
     async def _verify(self, body: Body) -> float | None:
         backup = Backup.model_validate(body)
@@ -210,7 +229,7 @@ class Reconciler:
         self._log(resource, known.get("status", {}), action.status)
         if action.event:
             await record(self._cluster, resource, action.event, self._now())
-        return action.after
+        return await self._act(resource, action.then) if action.then else action.after
 
     async def _read_again(self, resource: Resource) -> None:
         kind, namespace, name = resource.key

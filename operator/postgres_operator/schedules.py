@@ -13,7 +13,7 @@ from .decide import retention
 from .decide import schedule as schedules
 from .decide.actions import Action, Body, CreateBackup, DeleteBackup, Fact
 from .decide.jobs import ended
-from .errors import AlreadyExists, Conflict, Forbidden, NotFound, OperatorError
+from .errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, OperatorError
 from .logs import about
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ async def delete_backup(cluster: Cluster, schedule: ScheduledBackup, action: Del
     """Delete the Backup; seconds after which to look again.
 
     Raises:
-        Forbidden: We may not, and it is required.
+        Forbidden, Invalid: We may not, and it is required.
     """
     logger.info("Deleting Backup %s: %s", action.name, action.why, extra=about(schedule.key))
     namespace, version = schedule.metadata.namespace, action.resource_version
@@ -97,7 +97,7 @@ async def delete_backup(cluster: Cluster, schedule: ScheduledBackup, action: Del
         await cluster.delete("Backup", namespace, action.name, action.uid, version)
     except (Conflict, NotFound) as error:
         logger.info("Backup %s has changed since: %s", action.name, error, extra=about(schedule.key))
-    except Forbidden as error:
+    except (Forbidden, Invalid) as error:
         if action.required:
             raise
         # Not shown in the status: that there are too many of them hinders nothing.

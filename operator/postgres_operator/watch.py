@@ -127,7 +127,8 @@ class Watch:
                 if owner["apiVersion"] == names.API_VERSION and owner["kind"] in _RECONCILED:
                     yield owner["kind"], namespace, owner["name"]
         if _frees(kind, body, deleted):
-            # No Backup ever waits for another one: with hundreds at once, each would wake all the others.
+            # No Backup wakes another one: with hundreds at once, each would wake all the others. Those that wait for
+            # another one's ReadWriteOncePod claim look again by themselves.
             of_backup = kind == "Backup" or meta.get("labels", {}).get(names.LABEL_KIND) == "backup"
             yield from self._waiting(namespace, ("Restore",) if of_backup else ("Restore", "Backup"))
 

@@ -310,6 +310,17 @@ async def test_refusals_are_those_of_this_very_job():
     assert world.cluster.asked("list") == [("Pod", "shop", pods), ("Event", "shop", selector)]
 
 
+async def test_refusals_of_the_reader_are_its_own():
+    body = new("Backup", status=RUNNING)
+    reader = job_of(body, "Reader", age=12)
+    reader["metadata"]["uid"] = "uid-job-reader"
+    world = World(*BASE, ("Job", job_of(body, age=60, **complete())), ("Job", reader))
+    await world.decide(body)
+    assert world.asked == [Fact.PODS, Fact.READER_PODS, Fact.READER_REFUSALS]
+    selector = "involvedObject.uid=uid-job-reader,reason=FailedCreate"
+    assert world.cluster.asked("list")[-1] == ("Event", "shop", selector)
+
+
 async def test_a_restore_mounts_the_claim_of_its_backup_not_that_of_the_store():
     other = backup(status={**DONE, "backupLocation": "pvc://elsewhere/db/nightly-1"}, resourceVersion="11")
     world = World(*BASE, ("Backup", other), ("PersistentVolumeClaim", claim("elsewhere")))

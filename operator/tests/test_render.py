@@ -107,9 +107,8 @@ def of_deletion(spec=None, db=None, claim=VAULT, to=None):
         claim=None if to else claim,
         claim_known=not to,
     )
-    written = deletions.decide(Backup.model_validate(body), facts, POLICY)  # the intent
-    run = Backup.model_validate({**body, "status": written.status})
-    return run, deletions.decide(run, facts, POLICY)
+    run = Backup.model_validate(body)
+    return run, deletions.decide(run, facts, POLICY).then
 
 
 def of_restore(mode, db=None, claim=VAULT, to=None, **spec):

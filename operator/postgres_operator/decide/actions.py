@@ -35,6 +35,7 @@ class Fact(Enum):
     CLAIM = "the volume claim"
     SERVER_PODS = "the pods of the database server"
     READER_PODS = "the pods of the Job that reads the manifest"
+    READER_REFUSALS = "warning Events of that Job"
     OWN_JOBS = "all Jobs of the Backup as the API server has them now"
     OWN_PODS = "the pods of all Jobs of the Backup"
     NAMESPACE = "whether the namespace is being deleted"
@@ -65,11 +66,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class SetStatus:
-    """Write this status (all of it) and look again after so many seconds, or when something changes."""
+    """Write this status (all of it) and look again after so many seconds, or when something changes.
+
+    What follows, if anything, is done at once, and only where the object was still as it is known here.
+    """
 
     status: Body
     event: Event | None = None
     after: float | None = None
+    then: "CreateJob | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from postgres_operator.api.store import BackupStore
 from . import place as places
 from .actions import Action, Ask, Body, Claim, CreateClaim, CreateJob, Fact, Nothing, SetStatus
 from .conditions import timestamp
-from .jobs import Job, Problem, failure, result, wrong_fields
+from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, result, wrong_fields
 from .run import (
     RETRY_CLAIM,
     Broken,
@@ -25,10 +25,12 @@ from .run import (
     completed,
     failed,
     follow,
+    going_on,
     job_values,
     pending,
     runs,
     slot,
+    stand_in,
     start_labels,
     target,
 )
@@ -43,6 +45,7 @@ class Reader:
 
     job: Job | None = None
     pods: Sequence[Body] | None = None
+    refusals: Sequence[Body] | None = None
 
 
 def decide(backup: Backup, store: BackupStore | None, facts: Facts, reader: Reader, policy: Policy) -> Action:
@@ -113,7 +116,7 @@ def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
             "jobs": backup.spec.jobs,
             "include_globals": backup.spec.include_globals,
             "compression": str(backup.spec.compression or ""),
-            "selection": selection(backup.spec),
+            "selection": selection_lines(backup.spec),
             "verification": backup.spec.verification.mode,
             "extra_args": " ".join(backup.spec.extra_args),
             "source": source,
@@ -128,7 +131,7 @@ def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
     )
 
 
-def selection(spec: BackupSpec) -> str:
+def selection_lines(spec: BackupSpec) -> str:
     """A line for each object to select: option of pg_dump, schema and, for tables, name, with tabs between them."""
     lines = [
         *(["schema", name] for name in spec.schemas),
@@ -197,15 +200,14 @@ def _recover(
     assert job is not None  # follow() said Done
     if reader.job is None:
         place = places.known(job.location, store)
-        if facts.database is None or place is None:
-            needed = "Database whose image reads" if facts.database is None else "BackupStore that holds"
-            message = f"The pod of Job {job.name} is gone, and so is the {needed} {job.location}."
+        if place is None:
+            message = f"The pod of Job {job.name} is gone, and so is the BackupStore that holds {job.location}."
             return Problem("ResultLost", message)
         return CreateJob(
             name=names.job_name("Reader", backup.metadata.name, backup.metadata.uid),
             template="read-manifest.yaml.j2",
             values={
-                **job_values(backup.spec, facts.database, place, policy),
+                **job_values(backup.spec, facts.database or stand_in(backup), place, policy),
                 "active_deadline_seconds": _READER_DEADLINE_SECONDS,
                 "ttl_seconds_after_finished": None,
             },
@@ -214,7 +216,7 @@ def _recover(
             service_account=place.service_account,
         )
     if not reader.job.finished:
-        return Nothing()
+        return _reading(backup, facts, reader, reader.job)
     if reader.pods is None:
         return Ask(Fact.READER_PODS)
     if reader.job.failed:
@@ -224,3 +226,17 @@ def _recover(
         )
     lost = Problem("ResultLost", f"The report of Job {job.name} was lost, and so was that of {reader.job.name}.")
     return result(reader.pods) or lost
+
+
+def _reading(backup: Backup, facts: Facts, reader: Reader, job: Job) -> Action:
+    """It is waited for to the end of its deadline, whatever keeps it from running: the artifact may be whole."""
+    age = (facts.now - job.created).total_seconds()
+    problem = None
+    if not (job.ready or job.ending or age < LOOK_AT[0]):
+        if reader.pods is None:
+            return Ask(Fact.READER_PODS)
+        if not reader.pods and reader.refusals is None:
+            return Ask(Fact.READER_REFUSALS)
+        problem = obstacle(reader.pods) if reader.pods else refusal(job, reader.refusals or ())
+    reads = Problem("Running", f"Job {job.name} reads the manifest, for the report of the dump was lost.")
+    return going_on(backup, facts.now, problem or reads, next_look(age, (*LOOK_AT, _READER_DEADLINE_SECONDS)))

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from postgres_operator import names
 from postgres_operator.api.backup import Backup
-from postgres_operator.api.common import Meta, dump
+from postgres_operator.api.common import dump
 from postgres_operator.api.database import Database
 from postgres_operator.api.store import BackupStore
 
@@ -19,17 +19,20 @@ from .actions import Action, Ask, Body, Claim, CreateJob, DeleteJob, Event, Fact
 from .conditions import condition, find, same
 from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, running
 from .place import Place
-from .run import Policy, job_values
+from .run import Policy, job_values, stand_in
 
 CONDITION = "Deleted"
 _GOES_ON = ("Deleting", "StoppingJob", "BackupInUse")  # reasons of the condition while all goes well
+# Those before `_stop` has seen that no Job of the Backup writes any more: what is refused may be the end of one. The
+# others are many, for the Job that deletes may fail for any reason.
+_MAY_WRITE = ("StoppingJob", "RequestRefused")
 
 _DEADLINE_SECONDS = 900
 _TTL_SECONDS = 86400  # of a Job that has lost its Backup
 _RETRY_FAILED = 300.0
 _RETRY_REFUSED = 60.0
 _RETRY_GONE = 3.0
-_RETRY_IN_USE = 30.0  # the end of what is waited for wakes it before; this is for what ended without a trace
+_RETRY_IN_USE = 30.0  # the end of a Restore wakes it before; this is also for what has the ReadWriteOncePod claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,8 @@ def concerns(body: Body) -> bool:
 def stopped(body: Body) -> bool:
     """Whether a Backup is being deleted and no Job of it writes any more, whatever its phase was then."""
     conditions = body.get("status", {}).get("conditions", [])
-    told = next((c["reason"] for c in conditions if c["type"] == CONDITION), "StoppingJob")
-    return "deletionTimestamp" in body["metadata"] and told != "StoppingJob"
+    told = next((c["reason"] for c in conditions if c["type"] == CONDITION), None)
+    return "deletionTimestamp" in body["metadata"] and told is not None and told not in _MAY_WRITE
 
 
 def job_name(backup: Backup) -> str:
@@ -129,16 +132,19 @@ def _start(backup: Backup, facts: DeletionFacts, policy: Policy) -> Action:
         return Ask(Fact.CLAIM)
     if place.claim and facts.claim is None:
         return SetFinalizer(False, f'PersistentVolumeClaim "{place.claim}" is gone, and {place.location} with it')
-    told = find(backup.status.conditions, CONDITION)
-    if not _failed_before(backup) and not (told and told.reason == "Deleting"):
-        # First a write that a Backup which has changed meanwhile refuses: its artifact may be wanted again.
-        deleting = Problem("Deleting", f"Job {job_name(backup)} deletes {place.location}.")
-        return _tell(backup, facts.now, deleting, after=0)
+    # First a write, each time, that a Backup which has changed meanwhile refuses: its artifact may be wanted again.
+    # What went wrong before stays to be seen.
+    deleting = Problem("Deleting", f"Job {job_name(backup)} deletes {place.location}.")
+    status = dump(backup.status) if _failed_before(backup) else _with_condition(backup, facts.now, deleting)
+    return SetStatus(status, then=_job(backup, facts, place, policy))
+
+
+def _job(backup: Backup, facts: DeletionFacts, place: Place, policy: Policy) -> CreateJob:
     return CreateJob(
         name=job_name(backup),
         template="delete.yaml.j2",
         values={
-            **job_values(backup.spec, facts.database or _stand_in(backup), place, policy),
+            **job_values(backup.spec, facts.database or stand_in(backup), place, policy),
             "active_deadline_seconds": _DEADLINE_SECONDS,
             "ttl_seconds_after_finished": _TTL_SECONDS,
             "backup_uid": backup.metadata.uid,
@@ -176,11 +182,6 @@ def claim_name(backup: Backup, facts: DeletionFacts) -> str:
     """Of the volume that the artifact lies in; empty where that is a bucket, or not known."""
     place = _place(backup, _writer(backup, facts), facts.store)
     return place.claim if isinstance(place, Place) else ""
-
-
-def _stand_in(backup: Backup) -> Database:
-    """Has the default image; any that has bash will do."""
-    return Database(metadata=Meta(name=backup.spec.database_ref.name, namespace=backup.metadata.namespace, uid=""))
 
 
 def _follow(backup: Backup, facts: DeletionFacts, job: Job) -> Action:
@@ -248,12 +249,18 @@ def _tell(
     backup: Backup, now: datetime, problem: Problem, after: float | None = None, *, warn: bool = False
 ) -> SetStatus | Nothing:
     """The condition that says why the Backup is still there, unless it says so; the phase never changes."""
-    before, reason, message = backup.status.conditions, problem.reason, problem.message
-    new = condition(before, CONDITION, "False", reason, message, now, backup.metadata.generation)
-    conditions = [new, *(dump(c) for c in before if c.type != CONDITION)]
-    if same(before, conditions):
+    before, status = backup.status.conditions, _with_condition(backup, now, problem)
+    new = status["conditions"][0]
+    if same(before, status["conditions"]):
         return Nothing(after)
     told = find(before, CONDITION)
-    known = told is not None and (told.reason, told.message) == (reason, new["message"])
-    event = Event("Warning", reason, message) if warn and not known else None
-    return SetStatus({**dump(backup.status), "conditions": conditions}, event, after)
+    known = told is not None and (told.reason, told.message) == (new["reason"], new["message"])
+    event = Event("Warning", problem.reason, problem.message) if warn and not known else None
+    return SetStatus(status, event, after)
+
+
+def _with_condition(backup: Backup, now: datetime, problem: Problem) -> Body:
+    """The status with this; the first condition is the newest, which is logged."""
+    before = backup.status.conditions
+    new = condition(before, CONDITION, "False", problem.reason, problem.message, now, backup.metadata.generation)
+    return {**dump(backup.status), "conditions": [new, *(dump(c) for c in before if c.type != CONDITION)]}

@@ -12,7 +12,7 @@ from postgres_operator.api.store import BackupStore
 from . import database, deletion, schedule, store, verification
 from .actions import Action
 from .jobs import Problem
-from .run import failed, pending
+from .run import failed, going_on, pending
 
 _RETRY_SECONDS = 20.0
 
@@ -29,7 +29,7 @@ def may_pass(resource: Resource, now: datetime, problem: Problem) -> Action | No
         known = verification.created(resource)
         return None if known else verification.refused(resource, now, problem, _RETRY_SECONDS)
     if resource.status.phase == "InProgress":
-        return None
+        return going_on(resource, now, problem, _RETRY_SECONDS)
     return pending(resource, now, problem.reason, problem.message, _RETRY_SECONDS)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from postgres_operator import names
 from postgres_operator.api.backup import Backup, RunStatus
-from postgres_operator.api.common import Failure, JobSettings, PodSettings, dump
+from postgres_operator.api.common import Failure, JobSettings, Meta, PodSettings, dump
 from postgres_operator.api.database import Database
 from postgres_operator.api.restore import Restore
 
@@ -22,7 +22,9 @@ Run = Backup | Restore
 _REFUSED_FOR_GOOD_AFTER = 45.0
 _RETRY_GONE = 3.0
 RETRY_CLAIM = 15.0  # no watch shows that a claim has appeared
-_RETRY_SLOT = 30.0  # the end of what is waited for wakes it before; this is for what ended without a trace
+# The end of what is waited for wakes it before. This is for what ended without a trace, or wakes nobody: a Job whose
+# ReadWriteOncePod claim is waited for.
+_RETRY_SLOT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def _active(run: Run, job: Job, facts: Facts) -> Action:
     final = lasting(problem)
     if started(facts.pods) and not final:
         # Pods are not watched: whether a later step cannot start is to be looked for, ever more rarely.
-        return _in_progress(run, job, facts.now, None, max(age, LOOK_AT[-1]))
+        return _in_progress(run, job, facts.now, problem, max(age, LOOK_AT[-1]))
     if not facts.pods and job.active == 0:
         if facts.refusals is None:
             return Ask(Fact.REFUSALS)
@@ -143,6 +145,15 @@ def _lost(run: Run) -> Problem:
 def _in_progress(run: Run, job: Job, now: datetime, problem: Problem | None, after: float | None) -> Action:
     reason, message = (problem.reason, problem.message) if problem else ("Running", f"Job {job.name} runs.")
     status = in_progress(run, job.name, now, reason, message)
+    return unless_same(run, SetStatus(status, after=after))
+
+
+def going_on(run: Run, now: datetime, problem: Problem, after: float | None) -> SetStatus | Nothing:
+    """What there is to say of a run that is InProgress; what is to become its failure, if anything, stays on record."""
+    job = run.status.job_ref.name if run.status.job_ref else ""
+    status = in_progress(run, job, now, problem.reason, problem.message)
+    if run.status.error:
+        status["error"] = dump(run.status.error)
     return unless_same(run, SetStatus(status, after=after))
 
 
@@ -278,6 +289,11 @@ def job_values(settings: JobSettings, database: Database, place: Place, policy: 
         "artifact_path": place.path,
         "uploader_image": policy.uploader_image,
     }
+
+
+def stand_in(run: Run) -> Database:
+    """For a Job that needs no server, where the Database is gone: the default image, for any that has bash will do."""
+    return Database(metadata=Meta(name=run.spec.database_ref.name, namespace=run.metadata.namespace, uid=""))
 
 
 def pod_values(settings: PodSettings, database: Database) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from postgres_operator.api.store import BackupStore
 
 from . import place as places
 from .actions import Action, Ask, Body, CreateJob, Event, Fact, Nothing, SetStatus
-from .backup import selection
+from .backup import selection_lines
 from .conditions import condition, find, same
 from .jobs import Problem, wrong_fields
 from .run import Broken, Done, Facts, Policy, Run, follow, job_values
@@ -114,7 +114,7 @@ def _values(backup: Backup, database: Database, place: places.Place, policy: Pol
     return {
         **job_values(backup.spec, database, place, policy),
         "verification": backup.spec.verification.mode,
-        "selection": selection(backup.spec),
+        "selection": selection_lines(backup.spec),
         "expected_sha256": (backup.status.checksum or "").removeprefix("sha256:"),
         "ttl_seconds_after_finished": policy.ttl_seconds,
     }

@@ -4,10 +4,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from lab import Operator, World, audited
 
 from postgres_operator import names
 from postgres_operator.cluster import _path
+from postgres_operator.errors import Forbidden, Invalid
 
 NAME = "nightly"
 
@@ -59,6 +61,16 @@ async def doomed(world: World, ours: Operator) -> dict[str, Any]:
     return made
 
 
+async def fail(world: World, ours: Operator) -> None:
+    """A Job could not delete the artifact, and is gone."""
+    told = {"type": "Deleted", "status": "False", "reason": "DeletionFailed", "message": "Read-only."}
+    told["lastTransitionTime"] = "2026-03-01T11:59:00Z"
+    body = await world.get("Backup", NAME)
+    assert body
+    await world.cluster.set_status("Backup", body, {**body["status"], "conditions": [told]})
+    await see(world, ours, "Backup", NAME)
+
+
 async def test_it_is_held_before_its_job_is_there(world: World, ours: Operator, audit_log: Path):
     await world.ready_database()
     await world.claim()
@@ -81,6 +93,53 @@ async def test_the_policy_of_a_finished_backup_comes_and_goes(world: World, ours
         assert await finalizers(world) == expected
 
 
+async def running(world: World, ours: Operator) -> dict[str, Any]:
+    """The Job of a Backup whose policy has changed since it was created."""
+    await world.ready_database()
+    await world.claim()
+    await backup(world, "Retain")
+    await ours.look()
+    await ours.settle(key(world))
+    await change_policy(world, "Delete")
+    await see(world, ours, "Backup", NAME)
+    (job,) = await world.jobs()
+    return job
+
+
+async def test_a_policy_that_changes_while_the_job_runs_counts_at_once(world: World, ours: Operator):
+    await running(world, ours)
+    await ours.settle(key(world))
+    assert await finalizers(world) == [names.FINALIZER]
+    assert (await world.get("Backup", NAME))["status"]["phase"] == "InProgress"
+
+
+@pytest.mark.parametrize("error", [Forbidden, Invalid])
+async def test_a_finalizer_that_is_refused_does_not_keep_the_end_of_the_job_from_being_seen(
+    world: World, ours: Operator, monkeypatch, error
+):
+    job = await running(world, ours)
+
+    async def refused(*_):
+        raise error("PATCH …: not you")
+
+    monkeypatch.setattr(ours.cluster, "patch", refused)
+    await ours.settle(key(world))
+    found = (await world.get("Backup", NAME))["status"]
+    assert (found["phase"], found["conditions"][0]["reason"]) == ("InProgress", "Running")
+    await world.finish(job)
+    await see(world, ours, "Job", job["metadata"]["name"])
+    await ours.settle(key(world))
+    found = (await world.get("Backup", NAME))["status"]
+    assert found["phase"] == "Completed"
+    assert {c["type"]: c["reason"] for c in found["conditions"]} == {
+        "Deleted": "RequestRefused",
+        "Complete": "Completed",
+    }
+    monkeypatch.undo()
+    await ours.settle(key(world))
+    assert await finalizers(world) == [names.FINALIZER]
+
+
 async def test_a_job_deletes_the_artifact_and_then_the_backup_goes(world: World, ours: Operator, audit_log: Path):
     made = await doomed(world, ours)
     before = len(list(audited(audit_log, world.namespace)))
@@ -101,6 +160,27 @@ async def test_a_job_deletes_the_artifact_and_then_the_backup_goes(world: World,
         "patch backups",
     ]
     assert made["metadata"]["uid"] == job["metadata"]["ownerReferences"][0]["uid"]
+
+
+@pytest.mark.parametrize("failed_before", [False, True])
+async def test_what_is_to_stay_after_all_is_not_deleted_by_who_has_not_seen_it(
+    world: World, ours: Operator, failed_before: bool
+):
+    await doomed(world, ours)
+    if failed_before:
+        await fail(world, ours)
+    await change_policy(world, "Retain")
+    await ours.settle(key(world))
+    assert await world.jobs() == []
+    assert await finalizers(world) == ["example.com/mine"]
+
+
+async def test_a_failure_is_shown_while_it_is_tried_again(world: World, ours: Operator):
+    await doomed(world, ours)
+    await fail(world, ours)
+    await ours.settle(key(world))
+    assert len(await world.jobs()) == 1
+    assert (await world.get("Backup", NAME))["status"]["conditions"][0]["reason"] == "DeletionFailed"
 
 
 async def test_without_another_finalizer_the_backup_is_gone(world: World, ours: Operator):

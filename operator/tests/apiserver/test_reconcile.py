@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from apiserver_kit import Kubectl
 from lab import Operator, World, audited, start_process
 
 from e2e.cluster import apiserver
@@ -183,6 +184,48 @@ async def test_a_job_of_somebody_else_is_not_adopted(world: World, ours: Operato
     await ours.settle(key(world))
     found = await world.get("Backup", "b")
     assert (found["status"]["phase"], found["status"]["error"]["reason"]) == ("Failed", "JobNameTaken")
+
+
+async def forbid_jobs(world: World, kubectl: Kubectl) -> str:
+    """An admission policy for the namespace that denies Jobs, in the way that is the default; returns its name."""
+    name = f"no-jobs-in-{world.namespace}"
+    kind, version = "ValidatingAdmissionPolicy", "admissionregistration.k8s.io/v1"
+    rule = {"apiGroups": ["batch"], "apiVersions": ["v1"], "resources": ["jobs"], "operations": ["CREATE"]}
+    where = {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}
+    matched = {"resourceRules": [rule], "namespaceSelector": where}
+    policy = {"matchConstraints": matched, "validations": [{"expression": "false", "message": "no Jobs here"}]}
+    binding = {"policyName": name, "validationActions": ["Deny"]}
+    for suffix, spec in (("", policy), ("Binding", binding)):
+        body = {"apiVersion": version, "kind": f"{kind}{suffix}", "metadata": {"name": name}, "spec": spec}
+        kubectl("create", "-f", "-", stdin=body).must()
+    template = {"spec": {"containers": [{"name": "x", "image": "x"}], "restartPolicy": "Never"}}
+    probe = {"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": template}}
+    probe["metadata"] = {"name": "probe", "namespace": world.namespace}
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await world.cluster.create("Job", probe, dry_run=True)
+            except ApiError as error:
+                assert "no Jobs here" in str(error)  # noqa: PT017 - any other refusal is an error of this test
+                return name
+            await asyncio.sleep(0.1)
+
+
+async def test_a_job_that_an_admission_policy_denies_is_tried_again(world: World, ours: Operator, kubectl: Kubectl):
+    name = await forbid_jobs(world, kubectl)
+    await world.ready_database()
+    await world.claim()
+    await world.backup("b")
+    await ours.look()
+    await ours.settle(key(world))
+    status = (await world.get("Backup", "b"))["status"]
+    assert (status["phase"], status["conditions"][0]["reason"]) == ("Pending", "RequestRefused")
+    assert "no Jobs here" in status["conditions"][0]["message"]
+    kubectl("delete", f"ValidatingAdmissionPolicyBinding/{name}", f"ValidatingAdmissionPolicy/{name}").must()
+    async with asyncio.timeout(30):
+        while await phase(world) != "InProgress":
+            await ours.settle(key(world))
+            await asyncio.sleep(0.1)
 
 
 async def test_a_job_that_only_the_cache_has_lost_is_not_lost(world: World, ours: Operator):

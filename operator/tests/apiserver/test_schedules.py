@@ -9,7 +9,7 @@ import pytest
 from lab import Operator, World, audited
 
 from postgres_operator import names
-from postgres_operator.errors import ApiError
+from postgres_operator.errors import ApiError, Forbidden, Invalid
 
 NAME = "often"
 BASE = datetime.now(UTC).replace(second=30, microsecond=0) + timedelta(hours=2)
@@ -200,6 +200,26 @@ async def test_what_failed_long_ago_is_deleted_and_what_completed_is_kept(world:
         body = await world.get("Backup", name)
         assert ("deletionTimestamp" in body["metadata"]) is (name == slot(soon(3)))
     assert (await status(world))["lastSuccessfulTime"] == "2026-03-01T03:05:00Z"
+
+
+@pytest.mark.parametrize("error", [Forbidden, Invalid])
+async def test_a_backup_that_may_not_be_deleted_hinders_nothing(world: World, ours: Operator, monkeypatch, error):
+    await schedule(world, failedBackupsHistoryLimit=1)
+    await ours.look()
+
+    async def refused(*_):
+        raise error("DELETE …: ValidatingAdmissionPolicy 'keep' with binding 'keep' denied request")
+
+    monkeypatch.setattr(ours.cluster, "delete", refused)
+    for minute in (2, 3, 4):
+        at(soon(minute), ours)
+        await ours.settle(key(world))
+        await end(world, slot(soon(minute)), "Failed")
+        await ours.take_over()
+    await ours.settle(key(world))
+    assert (await status(world))["conditions"][0]["reason"] == "Scheduled"
+    assert await world.cluster.list("Event", world.namespace) == []
+    assert await backups(world) == [slot(soon(minute)) for minute in (2, 3, 4)]
 
 
 async def test_a_deleted_schedule_leaves_its_backups(world: World, ours: Operator):

@@ -36,24 +36,27 @@ from postgres_operator.decide.actions import (
     SetStatus,
 )
 from postgres_operator.decide.backup import Reader, decide
-from postgres_operator.decide.jobs import read_job
+from postgres_operator.decide.jobs import Problem, read_job
+from postgres_operator.decide.refusals import may_pass
 from postgres_operator.decide.run import Facts, Full, Policy
 
 POLICY = Policy({"accessModes": ["ReadWriteOnce"]}, 3600)
 CLAIM = Claim("vault", ("ReadWriteOnce",))
+GONE = {}
 IN_PROGRESS = {"phase": "InProgress", "startTime": ago(50), "jobRef": {"name": "j"}}
 
 
-def ask(body, *, db=None, job=None, the_store=None, reader=None, reader_pods=None, **facts):
+def ask(body, *, db=None, job=None, the_store=None, reader=None, reader_pods=None, reader_refusals=None, **facts):
     """The decision for these objects."""
     known = Facts(
         now=NOW,
-        database=Database.model_validate(db or database()),
+        database=None if db is GONE else Database.model_validate(db or database()),
         job=read_job(job),
         **facts,
     )
     chosen = BackupStore.model_validate(the_store) if the_store else None
-    return decide(Backup.model_validate(body), chosen, known, Reader(read_job(reader), reader_pods), POLICY)
+    reading = Reader(read_job(reader), reader_pods, reader_refusals)
+    return decide(Backup.model_validate(body), chosen, known, reading, POLICY)
 
 
 def reason(action) -> str:
@@ -465,12 +468,16 @@ def test_a_pod_that_started_is_not_held_to_the_start_deadline():
     assert reason(ask(body, job=job_of(body, age=6000, active=1), pods=pods)) == "Running"
 
 
-def test_a_later_step_that_cannot_start_fails_and_is_looked_for_ever_more_rarely():
+def test_a_later_step_that_cannot_start_is_shown_or_fails_and_is_looked_for_ever_more_rarely():
     body = running_backup()
     check = {"name": "check", "state": {"terminated": {"exitCode": 0}}}
     steps = [pod("Pending", waits("PodInitializing"), init=(check, waits("PodInitializing", name="load")))]
     action = ask(body, job=job_of(body, age=6000, active=1), pods=steps)
     assert (reason(action), action.after) == ("Running", 6000)
+    stuck = waits("ImagePullBackOff", "no such image", "load")
+    action = ask(body, job=job_of(body, age=6000, active=1), pods=[pod("Pending", init=(check, stuck))])
+    assert (action.status["phase"], reason(action), action.after) == ("InProgress", "ImagePullFailed", 6000)
+    assert "error" not in action.status, "the start deadline is behind it"
     lost = waits("CreateContainerConfigError", "couldn't find key superuser-password in Secret d/x", "load")
     action = ask(body, job=job_of(body, age=6000, active=1), pods=[pod("Pending", init=(check, lost))])
     assert action.status["error"]["reason"] == "CredentialsLost"
@@ -550,12 +557,47 @@ def test_a_lost_report_is_read_from_the_manifest(pods):
     assert action.template == "read-manifest.yaml.j2"
     assert action.name == names.job_name("Reader", "nightly", body["metadata"]["uid"])
     reader = job_of(body, "Reader", active=1)
-    assert done(body, pods, reader=reader) == Nothing()
+    shown = done(body, pods, reader=reader)
+    assert (shown.status["phase"], reason(shown), shown.status["jobRef"]) == ("InProgress", "Running", {"name": "j"})
+    assert reader["metadata"]["name"] in shown.status["conditions"][0]["message"]
+    assert done(backup(status=shown.status), pods, reader=reader) == Nothing(shown.after)
     reader = job_of(body, "Reader", **complete())
     assert done(body, pods, reader=reader) == Ask(Fact.READER_PODS)
     report = json.dumps({"result": manifest(body)})
     action = done(body, pods, reader=reader, reader_pods=[pod("Succeeded", ended(0, report))])
     assert action.status["phase"] == "Completed"
+
+
+def test_what_keeps_the_reader_from_running_is_shown_and_does_not_fail_the_backup():
+    body = running_backup()
+    reader = job_of(body, "Reader", age=12)
+    assert done(body, [], reader=reader) == Ask(Fact.READER_PODS)
+    assert done(body, [], reader=reader, reader_pods=[]) == Ask(Fact.READER_REFUSALS)
+    events = [{"reason": "FailedCreate", "message": "violates PodSecurity x"}]
+    action = done(body, [], reader=reader, reader_pods=[], reader_refusals=events)
+    assert (action.status["phase"], reason(action)) == ("InProgress", "PodSecurityRejected")
+    assert 13 < action.after < 14
+    lost = [pod("Pending", waits("CreateContainerConfigError", 'secret "keys" not found'))]
+    action = done(body, [], reader=reader, reader_pods=lost)
+    assert (action.status["phase"], reason(action)) == ("InProgress", "CredentialsLost")
+    passed = done(backup(status=action.status), [], reader=job_of(body, "Reader", age=30, active=1, ready=1))
+    assert reason(passed) == "Running"
+    assert reason(done(body, [], reader=reader, reader_pods=[], reader_refusals=[])) == "Running"
+
+
+def test_a_lost_report_is_read_without_the_database():
+    body = running_backup()
+    action = done(body, [], db=GONE)
+    assert isinstance(action, CreateJob)
+    assert action.values["image"] == "postgres:17"
+    assert action.claim == Claim("vault")
+
+
+def test_a_reader_that_was_refused_is_tried_again_and_that_stays_to_be_seen():
+    body = running_backup()
+    shown = may_pass(Backup.model_validate(body), NOW, Problem("QuotaExceeded", "exceeded quota"))
+    body["status"] = shown.status
+    assert isinstance(done(body, []), CreateJob)
 
 
 def streaming_job(body, **status):

@@ -77,11 +77,10 @@ def told(action):
 
 def create(body, facts=CLEAR, **more):
     """The Job that is made when the intent is written."""
-    first = ask(body, facts, **more)
-    assert (told(first)[0], first.after) == ("Deleting", 0)
-    action = ask({**body, "status": first.status}, facts, **more)
-    assert isinstance(action, CreateJob), action
-    return action
+    action = ask(body, facts, **more)
+    assert told(action)[0] == "Deleting"
+    assert isinstance(action.then, CreateJob), action
+    return action.then
 
 
 # --- the finalizer
@@ -174,11 +173,23 @@ def test_the_job_is_neither_a_backup_nor_a_restore_of_the_database():
     assert action.then == Nothing()
 
 
-def test_a_write_that_an_outdated_reading_would_not_survive_comes_before_the_job():
-    body = doomed()
-    action = ask(body)
-    assert (told(action)[0], action.after) == ("Deleting", 0)
+@pytest.mark.parametrize(
+    ("before", "shown"),
+    [
+        pytest.param(None, "Deleting", id="the first time"),
+        pytest.param("BackupInUse", "Deleting", id="after waiting"),
+        pytest.param("Deleting", "Deleting", id="the Job could not be created"),
+        pytest.param("DeletionFailed", "DeletionFailed", id="after it failed"),
+        pytest.param("QuotaExceeded", "QuotaExceeded", id="after it was refused"),
+    ],
+)
+def test_a_write_that_an_outdated_reading_would_not_survive_comes_before_each_job(before, shown):
+    deleted = {"type": "Deleted", "status": "False", "reason": before, "message": "m", "lastTransitionTime": ago(9)}
+    body = doomed(conditions=[deleted] if before else [])
+    action = ask(body, namespace_ends=False)
+    assert (told(action)[0], action.event) == (shown, None)
     assert (action.status["phase"], action.status["backupLocation"]) == ("Completed", location_of(body))
+    assert action.then.name == DELETION
 
 
 def test_other_conditions_stay():
@@ -269,7 +280,9 @@ def test_a_failed_job_is_told_and_tried_again_after_five_minutes():
     status["conditions"][0]["lastTransitionTime"] = ago(300)
     assert isinstance(ask(body, job=job(body, **status), namespace_ends=False), DeleteJob)
     # and is shown while it is tried again
-    assert ask(body, namespace_ends=False).then == Nothing()
+    again = ask(body, namespace_ends=False)
+    assert (told(again), again.event) == ((reason, message), None)
+    assert isinstance(again.then, CreateJob)
 
 
 def test_a_job_that_is_being_deleted_or_runs_is_waited_for():
@@ -320,11 +333,18 @@ def test_a_deletion_that_hangs_holds_up_neither_its_schedule_nor_a_restore():
     cache.put("Backup", body)
     run = Restore.model_validate(restore())
 
+    unable = refused(Backup.model_validate(body), NOW, Problem("ImagePullFailed", "no such image"))
+
     def blocked():
         return list(blockers(cache, run, None, {})), read_made(body).active
 
     assert blocked() == (['Backup "nightly"'], True)
     body["status"]["conditions"] = ask(body, others=[replace(job(body, "Backup"), deleting=True)]).status["conditions"]
     assert blocked() == (['Backup "nightly"'], True)
-    body["status"]["conditions"] = ask(body, users=["x"]).status["conditions"]
-    assert blocked() == ([], False)
+    # its Job may not be deleted, and runs on
+    no = refused(Backup.model_validate(body), NOW, Problem("RequestRefused", "DELETE …: 403 no"))
+    body["status"]["conditions"] = no.status["conditions"]
+    assert blocked() == (['Backup "nightly"'], True)
+    for late in ask(body, users=["x"], namespace_ends=False), ask(doomed("Failed"), store=BUCKET), unable:
+        body["status"]["conditions"] = late.status["conditions"]
+        assert blocked() == ([], False)
