@@ -62,7 +62,8 @@ def on_busybox(archive: Path, name: str, program: str, binary: str, busybox: str
         root = Path(tmp, "root.tar")
         hooks = (
             f'install -m 755 {busybox} "$1/bin/busybox"',
-            'chroot "$1" /bin/busybox --install -s',
+            # instead of what Debian's packages bring, such as another awk
+            'for tool in $("$1/bin/busybox" --list-full); do ln -sf /bin/busybox "$1/$tool"; done',
             f'install -m 755 {binary} "$1/usr/local/bin/{program}"',
         )
         rootfs("bookworm", ["base-files", "ca-certificates", "tzdata"], root, hooks=hooks)
