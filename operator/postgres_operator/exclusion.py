@@ -13,7 +13,8 @@ from .api.restore import Restore
 from .cache import Cache, Key
 from .decide.actions import Body, Claim
 from .decide.deletion import stopped
-from .decide.run import Run, waits_for_slot
+from .decide.run import waits_for_slot
+from .decide.run_status import Run
 
 
 class Start(NamedTuple):

@@ -20,7 +20,8 @@ from .decide import restore as restores
 from .decide import store as stores
 from .decide.actions import Action, Body, Claim, Fact
 from .decide.jobs import Job, read_job
-from .decide.run import Facts, Policy, Run
+from .decide.run import Facts, Policy
+from .decide.run_status import Run
 from .exclusion import NOBODY, Starting, blockers
 from .slots import Slots
 

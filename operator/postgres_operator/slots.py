@@ -9,7 +9,8 @@ from collections.abc import Callable
 from . import names
 from .api.backup import Backup
 from .cache import Cache, Key
-from .decide.run import Full, Run
+from .decide.run import Full
+from .decide.run_status import Run
 from .decide.slots import NO_LIMITS, Holder, Limits, Line, Turn, full, served
 from .exclusion import Starting
 

@@ -58,8 +58,8 @@ NO_REASONS = {
     "StatefulSet", "Verify", "Pending", "InProgress", "Failed", "Retain", "Delete", "Replace", "Normal", "Warning",
     "True", "False", "Unknown", "Complete", "Progressing", "Opaque", "None", "Parallel", "Succeeded", "ReadWriteOnce",
     "Deleted", "Deletion", "Retention", "Verified",
-    "Allow", "ScheduledBackup", "ReadWriteMany", "ReadWriteOncePod", "OnRootMismatch", "RuntimeDefault", "Always",
-    "Verification", "List", "BackupStore", "Discover",
+    "Allow", "ReadWriteMany", "ReadWriteOncePod", "OnRootMismatch", "RuntimeDefault", "Always",
+    "Verification", "List", "Discover",
     # what the Job controller, the scheduler and the kubelet say
     "SuccessCriteriaMet", "FailureTarget", "FailedCreate", "StartError", "CreateContainerConfigError",
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CrashLoopBackOff", "PodScheduled",
@@ -69,7 +69,7 @@ PASSED_ON = {"BackoffLimitExceeded", "Evicted"}
 
 
 def python_words() -> set[str]:
-    files = [*(CODE / "decide").glob("*.py"), CODE / "reconcile.py", CODE / "provision.py", CODE / "schedules.py"]
+    files = [*(CODE / "decide").glob("*.py"), CODE / "act.py", CODE / "provision.py", CODE / "schedules.py"]
     constants = (
         node.value
         for path in files

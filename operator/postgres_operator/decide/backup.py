@@ -16,24 +16,8 @@ from . import place as places
 from .actions import Action, Ask, Body, Claim, CreateClaim, CreateJob, Fact, Nothing, SetStatus
 from .conditions import timestamp
 from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, result, wrong_fields
-from .run import (
-    RETRY_CLAIM,
-    Broken,
-    Done,
-    Facts,
-    Policy,
-    completed,
-    failed,
-    follow,
-    going_on,
-    job_values,
-    pending,
-    runs,
-    slot,
-    stand_in,
-    start_labels,
-    target,
-)
+from .run import RETRY_CLAIM, Broken, Done, Facts, Policy, follow, job_values, slot, stand_in, start_labels, target
+from .run_status import completed, failed, going_on, pending, runs
 
 # The reader Job only reads a small file.
 _READER_DEADLINE_SECONDS = 600

@@ -12,7 +12,7 @@ from postgres_operator.api.store import BackupStore
 from . import database, deletion, schedule, store, verification
 from .actions import Action
 from .jobs import Problem
-from .run import failed, going_on, pending
+from .run_status import failed, going_on, pending
 
 _RETRY_SECONDS = 20.0
 

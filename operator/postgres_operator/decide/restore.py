@@ -17,22 +17,8 @@ from .actions import Action, Ask, CreateJob, Fact, Nothing, SetStatus
 from .conditions import timestamp
 from .jobs import Job, Problem, reported, wrong_fields
 from .place import Place
-from .run import (
-    RETRY_CLAIM,
-    Broken,
-    Done,
-    Facts,
-    Policy,
-    completed,
-    failed,
-    follow,
-    job_values,
-    pending,
-    runs,
-    slot,
-    start_labels,
-    target,
-)
+from .run import RETRY_CLAIM, Broken, Done, Facts, Policy, follow, job_values, slot, start_labels, target
+from .run_status import completed, failed, pending, runs
 
 
 @dataclass(frozen=True, slots=True)

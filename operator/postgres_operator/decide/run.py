@@ -1,4 +1,4 @@
-"""What Backup and Restore have in common: one Job, followed to its end, and the statuses on the way."""
+"""What Backup and Restore have in common: one Job, followed to its end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,15 @@ from datetime import datetime
 from typing import Any
 
 from postgres_operator import names
-from postgres_operator.api.backup import Backup, RunStatus
-from postgres_operator.api.common import Failure, JobSettings, Meta, PodSettings, dump
+from postgres_operator.api.backup import Backup
+from postgres_operator.api.common import JobSettings, Meta, PodSettings, dump
 from postgres_operator.api.database import Database
-from postgres_operator.api.restore import Restore
 
-from .actions import Action, Ask, Body, Claim, DeleteJob, Event, Fact, Nothing, Queue, SetStatus
-from .conditions import condition, find, same, timestamp
+from .actions import Action, Ask, Body, Claim, DeleteJob, Fact, Nothing, Queue, SetStatus
+from .conditions import find
 from .jobs import LOOK_AT, Job, Problem, failure, lasting, next_look, obstacle, refusal, result, running, started
 from .place import Place
-
-Run = Backup | Restore
+from .run_status import Run, in_progress, pending, stopping, unless_same
 
 # A refusal that is neither Pod Security nor a quota may pass (a webhook that restarts), but not for long.
 _REFUSED_FOR_GOOD_AFTER = 45.0
@@ -86,7 +84,7 @@ def follow(run: Run, facts: Facts, default_reason: str) -> Done | Broken | Actio
             return Ask(Fact.PODS)
         problem = intent or _lost(run)
         if alive := running(facts.pods):
-            return _stopping(run, problem, f"waiting for pod {', '.join(alive)} to end", facts.now, _RETRY_GONE)
+            return stopping(run, problem, f"waiting for pod {', '.join(alive)} to end", facts.now, _RETRY_GONE)
         return Broken(problem)
     if job.complete:
         return Done(result(facts.pods)) if facts.pods is not None else Ask(Fact.PODS)
@@ -97,7 +95,7 @@ def follow(run: Run, facts: Facts, default_reason: str) -> Done | Broken | Actio
     if intent:
         return Nothing(_RETRY_GONE) if job.deleting else DeleteJob(job.name, job.uid, job.resource_version, _RETRY_GONE)
     if job.deleting:
-        return _stopping(run, _lost(run), "waiting for its pod to end", facts.now, _RETRY_GONE)
+        return stopping(run, _lost(run), "waiting for its pod to end", facts.now, _RETRY_GONE)
     return _active(run, job, facts)
 
 
@@ -127,7 +125,7 @@ def _active(run: Run, job: Job, facts: Facts) -> Action:
             True,
         )
     if problem and final:
-        return _stopping(run, problem, "deleting its Job", facts.now, 0)
+        return stopping(run, problem, "deleting its Job", facts.now, 0)
     marks = (*LOOK_AT, _REFUSED_FOR_GOOD_AFTER, deadline)
     return _in_progress(run, job, facts.now, problem, next_look(age, marks))
 
@@ -146,92 +144,6 @@ def _in_progress(run: Run, job: Job, now: datetime, problem: Problem | None, aft
     reason, message = (problem.reason, problem.message) if problem else ("Running", f"Job {job.name} runs.")
     status = in_progress(run, job.name, now, reason, message)
     return unless_same(run, SetStatus(status, after=after))
-
-
-def going_on(run: Run, now: datetime, problem: Problem, after: float | None) -> SetStatus | Nothing:
-    """What there is to say of a run that is InProgress; what is to become its failure, if anything, stays on record."""
-    job = run.status.job_ref.name if run.status.job_ref else ""
-    status = in_progress(run, job, now, problem.reason, problem.message)
-    if run.status.error:
-        status["error"] = dump(run.status.error)
-    return unless_same(run, SetStatus(status, after=after))
-
-
-def _stopping(run: Run, problem: Problem, doing: str, now: datetime, after: float) -> Action:
-    """Record what is to become the failure before anything is deleted, so that a restart knows it."""
-    job = run.status.job_ref.name if run.status.job_ref else ""
-    status = in_progress(run, job, now, "StoppingJob", f"{doing}; then Failed: {problem.reason}: {problem.message}")
-    status["error"] = _error(problem)
-    return unless_same(run, SetStatus(status, after=after))
-
-
-def unless_same(run: Run, action: SetStatus) -> SetStatus | Nothing:
-    """The action, or nothing where it would write what is there already."""
-    status = action.status
-    unchanged = (
-        run.status.phase == status["phase"]
-        and (dump(run.status.error) if run.status.error else None) == status.get("error")
-        and same(run.status.conditions, status["conditions"])
-    )
-    return Nothing(action.after) if unchanged else action
-
-
-def _error(problem: Problem) -> Body:
-    return dump(Failure(reason=problem.reason, message=problem.message[:2048]))
-
-
-def _base(status: RunStatus) -> Body:
-    return {k: v for k, v in dump(status).items() if k not in ("phase", "conditions", "error")}
-
-
-def pending(run: Run, now: datetime, reason: str, message: str, after: float | None = None) -> SetStatus | Nothing:
-    """Waiting for something outside, named in the condition."""
-    meta = run.metadata
-    waiting = condition(run.status.conditions, "Complete", "False", reason, message, now, meta.generation)
-    return unless_same(run, SetStatus({"phase": "Pending", "conditions": [waiting]}, after=after))
-
-
-def in_progress(run: Run, job: str, now: datetime, reason: str, message: str) -> Body:
-    """The status while the Job is there."""
-    status = _base(run.status)
-    status.setdefault("startTime", timestamp(now))
-    complete = condition(run.status.conditions, "Complete", "False", reason, message, now, run.metadata.generation)
-    return {**status, "phase": "InProgress", "jobRef": {"name": job}, "conditions": [complete]}
-
-
-def runs(run: Run, job: str, now: datetime) -> Body:
-    """The status of a run whose Job was created, and of which nothing else is known."""
-    return in_progress(run, job, now, "Running", f"Job {job} runs.")
-
-
-def completed(run: Run, now: datetime, message: str, extra: Body, reason: str = "Completed") -> SetStatus:
-    """The terminal status of success."""
-    done = condition(run.status.conditions, "Complete", "True", reason, message, now, run.metadata.generation)
-    status = {
-        **_base(run.status),
-        **extra,
-        "phase": "Completed",
-        "completionTime": timestamp(now),
-        "conditions": [done],
-    }
-    kind = type(run).__name__
-    return SetStatus(status, Event("Normal", f"{kind}Completed", message))
-
-
-def failed(run: Run, now: datetime, problem: Problem) -> SetStatus:
-    """The terminal status of failure."""
-    generation, before = run.metadata.generation, run.status.conditions
-    status = {
-        **_base(run.status),
-        "phase": "Failed",
-        "completionTime": timestamp(now),
-        "error": _error(problem),
-        "conditions": [
-            condition(before, "Complete", "False", problem.reason, problem.message, now, generation),
-            condition(before, "Failed", "True", problem.reason, problem.message, now, generation),
-        ],
-    }
-    return SetStatus(status, Event("Warning", problem.reason, problem.message))
 
 
 def waits_for_slot(run: Run) -> bool:

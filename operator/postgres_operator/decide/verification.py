@@ -21,7 +21,8 @@ from .actions import Action, Ask, Body, CreateJob, Event, Fact, Nothing, SetStat
 from .backup import selection_lines
 from .conditions import condition, find, same
 from .jobs import Problem, wrong_fields
-from .run import Broken, Done, Facts, Policy, Run, follow, job_values
+from .run import Broken, Done, Facts, Policy, follow, job_values
+from .run_status import Run
 
 _TYPE = "Verified"
 _INCOMPLETE = "VerificationIncomplete"

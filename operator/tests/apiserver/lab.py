@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,14 +36,26 @@ class Operator:
 
     def __init__(self, cluster: Cluster, namespaces: list[str], limits: Limits = NO_LIMITS) -> None:
         self.cluster, self.namespaces = cluster, namespaces
+        self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.cache = Cache()
         self.queue: WorkQueue[Key] = WorkQueue()
         self.watch = Watch(self.cache, self.queue, Freshness())
         renderer = Renderer(ROOT / "job_templates", 999, 999)
         self.reconciler = Reconciler(
-            cluster, self.cache, self.watch.learned, renderer, POLICY, limits=limits, wake=self.queue.add
+            cluster,
+            self.cache,
+            self.watch.learned,
+            renderer,
+            POLICY,
+            self.now,
+            limits=limits,
+            wake=self.queue.add,
         )
         self.watch.freed = self.reconciler.slots.wake
+
+    def now(self) -> datetime:
+        """What the clock says, which a test may have set."""
+        return self.clock()
 
     async def look(self) -> None:
         """See everything that is there, as after a start."""

@@ -47,7 +47,7 @@ async def running(world: World) -> list[dict[str, Any]]:
 
 
 def later(one: Operator, seconds: float) -> None:
-    one.reconciler._now = lambda: datetime.now(UTC) + timedelta(seconds=seconds)
+    one.clock = lambda: datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 async def test_while_all_stays_well_no_status_is_written(world: World, ours: Operator, audit_log: Path):

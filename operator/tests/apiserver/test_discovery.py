@@ -42,7 +42,7 @@ async def running(world: World) -> list[dict[str, Any]]:
 
 
 def later(one: Operator, seconds: float) -> None:
-    one.reconciler._now = lambda: datetime.now(UTC) + timedelta(seconds=seconds)
+    one.clock = lambda: datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 async def test_a_list_costs_a_job_and_only_a_new_one_a_write(world: World, ours: Operator, audit_log: Path):

@@ -29,7 +29,7 @@ class Old:
     def __init__(self, operator: Operator, gate: WriteGate, proxy: Proxy) -> None:
         self.operator, self._gate, self.proxy = operator, gate, proxy
         # Whatever it writes differs from what the new one writes.
-        operator.reconciler._now = lambda: datetime.now(UTC) + timedelta(hours=1)
+        operator.clock = lambda: datetime.now(UTC) + timedelta(hours=1)
 
     async def look(self) -> None:
         await self.operator.look()

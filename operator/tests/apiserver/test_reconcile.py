@@ -89,7 +89,7 @@ async def test_runs_that_exclude_each_other_do_so_also_when_they_start_together(
     keys = [("Restore", world.namespace, "r1"), ("Restore", world.namespace, "r2"), key(world)]
     uid = (await world.get("Database", "db"))["metadata"]["uid"]
     # All know the claim, so that all come to their decision in the same turn of the loop.
-    await ours.reconciler._claims.get(world.namespace, "backups", uid, ours.reconciler._now())
+    await ours.reconciler._claims.get(world.namespace, "backups", uid, ours.now())
     await asyncio.gather(*(ours.reconciler.reconcile(k) for k in keys))
     (job,) = await world.jobs()
     owner = job["metadata"]["ownerReferences"][0]

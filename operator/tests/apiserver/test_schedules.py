@@ -26,7 +26,7 @@ def soon(minutes: int) -> datetime:
 
 def at(time: datetime, *operators: Operator) -> None:
     for one in operators:
-        one.reconciler._now = lambda: time
+        one.clock = lambda: time
 
 
 def slot(time: datetime) -> str:

@@ -75,7 +75,7 @@ async def test_two_leaders_make_one_job(world, ours: Operator, rival: Operator, 
 
 
 async def test_a_template_that_does_not_render_ends_it(world, ours: Operator, finished, tmp_path: Path):
-    ours.reconciler._renderer = Renderer(tmp_path, 999, 999)
+    ours.reconciler._actor._renderer = Renderer(tmp_path, 999, 999)
     await ours.look()
     await ours.settle(finished)
     assert await verified(world) == ("Unknown", "VerificationIncomplete")
