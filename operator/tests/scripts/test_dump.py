@@ -125,14 +125,14 @@ def test_what_is_promoted_is_on_disk(pods: Pods, shop: TestDatabase, store: Path
     calls = place / "calls"
     calls.touch()
     calls.chmod(0o666)
-    for program in ("sync", "sha256sum", "cp", "mv"):
+    for program in ("sync", "openssl", "cp", "mv"):
         pods.shim(program, f'echo "{program} $*" >>{calls}; exec "$REAL" "$@"')
     assert pods.run("dump.sh", _env(shop, store)).result
     partial = f"{store}/shop/.nightly-1f0c.pod-1.partial"
     done = [line for line in calls.read_text().splitlines() if not line.startswith("cp ")]
     assert done == [
         f"sync {partial}/dump.pgdump",
-        "sha256sum ",
+        "openssl dgst -sha256 -r",
         f"sync {partial}/manifest.json {partial}",
         f"mv -T {partial} {store}/{PATH}",
         f"sync {store}/shop {store}",
@@ -218,7 +218,7 @@ def test_only_old_leftovers_of_the_same_backup_go(pods: Pods, shop: TestDatabase
 
 # --- stopped half-way
 
-STEPS = {"pg_dump": "exit 0", "sync": "", "pg_restore": "", "sha256sum": "", "cp": "", "mv": ""}
+STEPS = {"pg_dump": "exit 0", "sync": "", "pg_restore": "", "openssl": "", "cp": "", "mv": ""}
 
 
 @pytest.mark.parametrize("step", STEPS)
