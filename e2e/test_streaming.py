@@ -83,10 +83,10 @@ def test_as_fast_as_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
                 lambda bare=bare: _ended(get("pod", bare["metadata"]["name"], namespace)), 300 + MIB, "the dump by hand"
             )
             size = status["sizeBytes"] / 2**20
-            assert size > MIB * 0.9
+            assert size > MIB * 0.4  # text of random bytes, which gzip halves
             ours, theirs = seconds(pod), seconds(ended)
             lines.append(
-                f"{what:20} {size:6.0f} MiB, 256 MiB of memory, 64 MiB of disk: {ours:.0f} s ({size / max(ours, 1):.0f} MiB/s),"
+                f"{what:20} {size:6.0f} MiB, 256 MiB of memory, 64 MiB of disk: {ours:.0f} s ({MIB / max(ours, 1):.0f} MiB/s of text),"
                 f" pg_dump | rclone rcat by hand {theirs:.0f} s, ratio {theirs / max(ours, 1):.2f}"
             )
     with capsys.disabled():

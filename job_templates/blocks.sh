@@ -19,12 +19,13 @@ note_blocks() {
 }
 
 # same_blocks FILE: passes its input on as long as it has these checksums. Returns 2 when it is another or ends too soon,
-# 3 when there is no room, 1 when nobody reads on.
+# 3 when there is no room, 1 when nobody reads on, and what is above 128 when something was killed.
 same_blocks() {
-    local sum end=0
+    local sum actual end=0
     while IFS= read -r sum <&3; do
         next_block || return
-        [[ $(block_sum) == "$sum" ]] || return 2
+        actual=$(block_sum) || return
+        [[ $actual == "$sum" ]] || return 2
         cat "$scratch/block" || return 1
     done 3<"$1"
     next_block || end=$?
@@ -33,7 +34,14 @@ same_blocks() {
 }
 
 # pinned: the dump for its second reader, as far as it is what the first one has noted; returns what same_blocks does.
-pinned() { read_artifact load | same_blocks "$WORK_DIR/blocks"; }
+pinned() {
+    local status codes
+    read_artifact load | same_blocks "$WORK_DIR/blocks" && return
+    status=$? codes=("${PIPESTATUS[@]}")
+    # Then it has ended too soon for that. 141: nobody has read on.
+    ((codes[0] <= 128 || codes[0] == 141)) || return "${codes[0]}"
+    return "$status"
+}
 
 # filtered: the SQL of the dump, as the rules in $scratch/filter have it. None of it goes further than the check that it is
 # what the first reader has noted, whose status is in $scratch/source otherwise; a directory has to be compared afterwards.
@@ -54,7 +62,7 @@ no_room() {
     fail RestoreFailed "The check of the backup needs room for one block of 8 MiB on the disk of the node, and could not write it ($(room "$scratch")). That says nothing about the backup: make room and restore it again. ${1:-}"
 }
 
-# stopped STATUS: neither is it when what reads it was killed.
+# stopped STATUS [MORE]: neither is it when what reads it was killed.
 stopped() {
-    fail RestoreFailed "The check of the backup was stopped by signal $(kill -l "$1"). That says nothing about the backup: if it was for its memory, raise spec.resources.limits.memory, and restore it again."
+    fail RestoreFailed "The check of the backup was stopped by signal $(kill -l "$1"). That says nothing about the backup: if it was for its memory, raise spec.resources.limits.memory, and restore it again. ${2:-}"
 }

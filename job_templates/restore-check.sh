@@ -4,12 +4,20 @@
 # contents: the dump's list of contents, one entry a line.
 contents() {
     case $format in
-    custom | directory) pg_restore --list "${directory[@]}" 2>"$scratch/list" | grep -a '^[0-9]' || return "${PIPESTATUS[0]}" ;;
+    custom | directory) pg_restore --list "${directory[@]}" 2>"$scratch/list" | lines '^[0-9]' ;;
     plain)
-        { grep -aE '^-- (Name: |PostgreSQL database dump complete$)' || true; } |
+        lines -E '^-- (Name: |PostgreSQL database dump complete$)' |
             sed -n -e "/^-- PostgreSQL/w $WORK_DIR/complete" -e '/^-- Name: /p'
         ;;
     esac
+}
+
+# lines PATTERN: grep, which does not fail where there are none. It holds a whole line, for which it may lack memory (2).
+lines() {
+    local status=0
+    grep -a "$@" || status=$?
+    ((status != 2)) || status=137
+    ((status == 1)) || return "$status"
 }
 
 # One reading for all: the dump may come through a FIFO.

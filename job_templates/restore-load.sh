@@ -91,7 +91,7 @@ changed() {
 # keep_markers: the database that takes the target's place knows what was restored into that so far, since the Job of an
 # earlier Restore may come back. Read as the application role, to whom the table belongs.
 keep_markers() {
-    PGDATABASE=$target connect 20
+    PGDATABASE=$target connect 120 # the application may have used up its connections for a while
     PGDATABASE=$target run psql -XAtqw -v ON_ERROR_STOP=1 >"$scratch/markers" 2>"$scratch/connect" <<'SQL' ||
 SET datestyle = ISO;
 SELECT to_regclass('postgres_operator.restores') IS NULL AS first \gset
@@ -114,6 +114,7 @@ compare_again() {
     local status=0
     run pinned >/dev/null 2>&1 || status=$?
     ((status != 3)) || no_room "$untouched"
+    ((status <= 128)) || stopped "$status" "$untouched"
     ((status == 0)) || changed
 }
 
@@ -169,6 +170,7 @@ if [[ -e $scratch/source ]]; then
     case $(<"$scratch/source") in
     2) changed ;;
     3 | '') no_room "$untouched" ;; # '': not even for the number
+    1[2-9]?) stopped "$(<"$scratch/source")" "$untouched" ;;
     esac
 fi
 if ((loaded != 0)); then

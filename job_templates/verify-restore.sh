@@ -107,6 +107,7 @@ if [[ -e $scratch/source ]]; then
     case $(<"$scratch/source") in
     2) fail ChecksumMismatch "$name is not what was checked: it was changed since, or can no longer be read to its end." ;;
     3 | '') no_room ;; # '': not even for the number
+    1[2-9]?) stopped "$(<"$scratch/source")" ;;
     esac
 fi
 heed_server

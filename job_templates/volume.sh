@@ -47,8 +47,10 @@ list_directory() (
 directory_sums() {
     local tool=(sha256sum)
     ! command -v openssl >/dev/null || tool=(openssl dgst -sha256 -r)
-    list_directory "$1" | (cd "$1" && xargs -0 "${tool[@]}") | sed 's/ [ *]/  /'
+    # 125: a signal has ended the tool
+    list_directory "$1" | (cd "$1" && xargs -0 "${tool[@]}" || exit $(($? == 125 ? 137 : 1))) | sed 's/ [ *]/  /'
 }
+
 
 # directory_size DIRECTORY: bytes of all of them.
 directory_size() {

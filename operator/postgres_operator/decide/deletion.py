@@ -225,6 +225,9 @@ def refused(backup: Backup, now: datetime, problem: Problem) -> Action:
     """The API server did not take the finalizer or the Job, or there is no Job to be made of the template."""
     if backup.deleted and ends(problem.message):
         return _let_go(backup)
+    told = find(backup.status.conditions, CONDITION)
+    if told and told.reason not in _MAY_WRITE and problem.reason in _MAY_WRITE:
+        problem = Problem("DeletionFailed", problem.message)  # what wrote has ended, and others need to know that
     return _trouble(backup, now, problem, _RETRY_REFUSED)
 
 

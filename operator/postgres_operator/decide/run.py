@@ -92,10 +92,10 @@ def follow(run: Run, facts: Facts, default_reason: str) -> Done | Broken | Actio
         if intent:
             return Broken(intent)
         return Broken(failure(job, facts.pods, default_reason)) if facts.pods is not None else Ask(Fact.PODS)
-    if intent:
-        return Nothing(_RETRY_GONE) if job.deleting else DeleteJob(job.name, job.uid, job.resource_version, _RETRY_GONE)
     if job.deleting:
-        return stopping(run, _lost(run), "waiting for its pod to end", facts.now, _RETRY_GONE)
+        return stopping(run, intent or _lost(run), "stopping its Job", facts.now, _RETRY_GONE)
+    if intent:
+        return DeleteJob(job.name, job.uid, job.resource_version, _RETRY_GONE)
     return _active(run, job, facts)
 
 
@@ -112,7 +112,7 @@ def _active(run: Run, job: Job, facts: Facts) -> Action:
     final = lasting(problem)
     if started(facts.pods) and not final:
         # Pods are not watched: whether a later step cannot start is to be looked for, ever more rarely.
-        return _in_progress(run, job, facts.now, problem, max(age, LOOK_AT[-1]))
+        return _in_progress(run, job, facts.now, problem, LOOK_AT[-1] if problem else max(age, LOOK_AT[-1]))
     if not facts.pods and job.active == 0:
         if facts.refusals is None:
             return Ask(Fact.REFUSALS)
@@ -125,7 +125,7 @@ def _active(run: Run, job: Job, facts: Facts) -> Action:
             True,
         )
     if problem and final:
-        return stopping(run, problem, "deleting its Job", facts.now, 0)
+        return stopping(run, problem, "stopping its Job", facts.now, 0)
     marks = (*LOOK_AT, _REFUSED_FOR_GOOD_AFTER, deadline)
     return _in_progress(run, job, facts.now, problem, next_look(age, marks))
 

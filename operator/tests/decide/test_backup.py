@@ -476,7 +476,7 @@ def test_a_later_step_that_cannot_start_is_shown_or_fails_and_is_looked_for_ever
     assert (reason(action), action.after) == ("Running", 6000)
     stuck = waits("ImagePullBackOff", "no such image", "load")
     action = ask(body, job=job_of(body, age=6000, active=1), pods=[pod("Pending", init=(check, stuck))])
-    assert (action.status["phase"], reason(action), action.after) == ("InProgress", "ImagePullFailed", 6000)
+    assert (action.status["phase"], reason(action), action.after) == ("InProgress", "ImagePullFailed", 50)
     assert "error" not in action.status, "the start deadline is behind it"
     lost = waits("CreateContainerConfigError", "couldn't find key superuser-password in Secret d/x", "load")
     action = ask(body, job=job_of(body, age=6000, active=1), pods=[pod("Pending", init=(check, lost))])

@@ -333,8 +333,6 @@ def test_a_deletion_that_hangs_holds_up_neither_its_schedule_nor_a_restore():
     cache.put("Backup", body)
     run = Restore.model_validate(restore())
 
-    unable = refused(Backup.model_validate(body), NOW, Problem("ImagePullFailed", "no such image"))
-
     def blocked():
         return list(blockers(cache, run, None, {})), read_made(body).active
 
@@ -345,6 +343,9 @@ def test_a_deletion_that_hangs_holds_up_neither_its_schedule_nor_a_restore():
     no = refused(Backup.model_validate(body), NOW, Problem("RequestRefused", "DELETE …: 403 no"))
     body["status"]["conditions"] = no.status["conditions"]
     assert blocked() == (['Backup "nightly"'], True)
+    # that of the deletion may not be made
+    begun = doomed("InProgress", conditions=ask(doomed("Failed"), store=BUCKET).status["conditions"])
+    unable = refused(Backup.model_validate(begun), NOW, Problem("RequestRefused", "POST …: 403 no"))
     for late in ask(body, users=["x"], namespace_ends=False), ask(doomed("Failed"), store=BUCKET), unable:
         body["status"]["conditions"] = late.status["conditions"]
         assert blocked() == ([], False)

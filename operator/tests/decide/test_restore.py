@@ -10,7 +10,8 @@ from postgres_operator.api.database import Database
 from postgres_operator.api.restore import Restore
 from postgres_operator.api.store import BackupStore
 from postgres_operator.decide.actions import Ask, Claim, CreateJob, DeleteJob, Fact, Nothing, SetStatus
-from postgres_operator.decide.jobs import read_job
+from postgres_operator.decide.jobs import Problem, read_job
+from postgres_operator.decide.refusals import may_pass
 from postgres_operator.decide.restore import decide
 from postgres_operator.decide.run import Facts, Policy
 
@@ -319,6 +320,10 @@ def test_refused_pods_fail_it_after_the_job_is_stopped():
     )
     going = {**job, "metadata": {**job["metadata"], "deletionTimestamp": ago(1)}}
     assert ask(stopping, job=going, refusals=events) == Nothing(3.0)
+    hindered = restore(status=may_pass(Restore.model_validate(stopping), NOW, Problem("RequestRefused", "no")).status)
+    action = ask(hindered, job=going, refusals=events)
+    assert {**action.status, "conditions": []} == {**stopping["status"], "conditions": []}, "it goes on"
+    assert reason(action) == "StoppingJob"
     assert ask(stopping) == Ask(Fact.LIVE_JOB)
     assert ask(stopping, job_is_live=True) == Ask(Fact.PODS)
     held = ask(stopping, job_is_live=True, pods=[pod("Running")])

@@ -291,7 +291,7 @@ class Pods:
     directory: Path
     spies: Path  # PostgreSQL's programs, recording their arguments
     started: list[Script] = field(default_factory=list)
-    tools: Path = Path("/usr/bin")  # of the postgres image
+    tools: str = "/usr/bin:/bin"  # the rest of the PATH
 
     def start(self, names: str | Iterable[str], env: Mapping[str, str], more: str = "") -> Script:
         """Run lib.sh, the named script(s) and `more` as one text, like a template does; the store is a volume."""
@@ -311,7 +311,7 @@ class Pods:
             process = subprocess.Popen(
                 command,
                 env={
-                    "PATH": path or f"{self.directory / 'bin'}:{self.spies}:{BIN}:{self.tools}:/usr/bin:/bin",
+                    "PATH": path or f"{self.directory / 'bin'}:{self.spies}:{BIN}:{self.tools}",
                     "TMPDIR": str(hand_over(directory / "tmp")),
                     "TERMINATION_LOG": str(directory / "termination-log"),
                     "ARGV_LOG": str(directory / "argv"),

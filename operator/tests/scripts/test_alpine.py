@@ -12,14 +12,16 @@ from test_restore_load import RICH
 
 @pytest.fixture(scope="module")
 def tools(base: Path) -> Path:
-    """Where they are."""
-    return busybox_tools(base / "alpine")
+    """Where they are, and bash."""
+    directory = busybox_tools(base / "alpine")
+    (directory / "bash").symlink_to("/bin/bash")
+    return directory
 
 
 @pytest.fixture(autouse=True)
 def alpine(pods: Pods, tools: Path) -> None:
-    """Bash, PostgreSQL's programs and openssl are the same ones."""
-    pods.tools = tools
+    """Nothing else is there but PostgreSQL's programs: no openssl either."""
+    pods.tools = str(tools)
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -273,13 +273,30 @@ def test_a_server_that_is_killed_says_nothing_about_the_backup(pods: Pods, store
     assert "did not hold out" in _incomplete(script.wait())
 
 
-@pytest.mark.parametrize("program", ["pg_restore", "openssl"])
+STREAM, BLOCK, FILES, DUMP_FILE = "-p /dev/stdin", "-f /dev/stdin", "$# -gt 3", '"$*" == */dump.*'
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "program", "reads"),
+    [
+        ("verify-check", "custom", "pg_restore", STREAM),
+        ("verify-check", "custom", "openssl", STREAM),
+        ("verify-check", "plain", "grep", STREAM),
+        ("verify-check", "plain", "cat", DUMP_FILE),
+        ("verify-check", "directory", "openssl", FILES),
+        ("verify-restore", "plain", "openssl", BLOCK),
+        ("verify-restore", "custom", "cat", DUMP_FILE),
+        ("verify-restore", "directory", "openssl", FILES),
+    ],
+)
 def test_a_killed_reader_says_nothing_about_the_backup(
-    pods: Pods, store: Path, small: TestDatabase, program: str
+    pods: Pods, store: Path, small: TestDatabase, step: str, kind: str, program: str, reads: str
 ) -> None:
-    verification = back_up(pods, store, small)
-    pods.shim(program, '[[ ! -p /dev/stdin ]] || kill -KILL $$; exec "$REAL" "$@"')  # what reads the stream
-    assert "signal KILL" in _incomplete(pods.finish(verification.start("verify-check")))
+    verification = back_up(pods, store, small, kind)
+    if step == "verify-restore":
+        assert pods.finish(verification.start("verify-check")).result
+    pods.shim(program, f'[[ ! {reads} ]] || kill -KILL $$; exec "$REAL" "$@"')
+    assert "signal KILL" in _incomplete(pods.finish(verification.start(step)))
 
 
 def test_a_full_disk_says_nothing_about_the_backup(pods: Pods, store: Path, small: TestDatabase) -> None:
