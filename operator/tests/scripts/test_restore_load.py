@@ -456,11 +456,19 @@ def test_what_passes_the_dump_on_ends_too_early(pods: Pods, failing: Restore, ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("end", ["kill -9 $$", "exit 0"])
-def test_what_reads_the_dump_ends_too_early(pods: Pods, failing: Restore, kind: str, end: str) -> None:
+@pytest.mark.parametrize(
+    ("end", "reason", "words"),
+    [
+        ("kill -9 $$", "RestoreFailed", "stopped by signal KILL"),
+        ("exit 0", "ChecksumMismatch", "can no longer be read to its end"),
+    ],
+)
+def test_what_reads_the_dump_ends_too_early(
+    pods: Pods, failing: Restore, kind: str, end: str, reason: str, words: str
+) -> None:
     failing.artifact = f"shop/rich-{kind}"
     _cut_short(pods, "file", 5000, end)
-    _fails_without_trace(failing, "ChecksumMismatch", "can no longer be read to its end")
+    _fails_without_trace(failing, reason, words)
 
 
 def test_pg_restore_ends_well_but_too_early(pods: Pods, failing: Restore) -> None:
