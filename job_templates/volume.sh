@@ -51,7 +51,6 @@ directory_sums() {
     list_directory "$1" | (cd "$1" && xargs -0 "${tool[@]}" || exit $(($? == 125 ? 137 : 1))) | sed 's/ [ *]/  /'
 }
 
-
 # directory_size DIRECTORY: bytes of all of them.
 directory_size() {
     list_directory "$1" | (cd "$1" && xargs -0 stat -c %s) | awk '{ sum += $1 } END { printf "%.0f\n", sum }'
