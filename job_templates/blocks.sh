@@ -43,6 +43,15 @@ pinned() {
     return "$status"
 }
 
+# heed_pinned STATUS [MORE]: fails where what pinned has returned is not the matter of who reads on.
+heed_pinned() {
+    case $1 in
+    2) changed ;;
+    3 | '') no_room "${2:-}" ;; # '': not even for the number
+    *) (($1 <= 128)) || stopped "$1" "${2:-}" ;;
+    esac
+}
+
 # filtered: the SQL of the dump, as the rules in $scratch/filter have it. None of it goes further than the check that it is
 # what the first reader has noted, whose status is in $scratch/source otherwise; a directory has to be compared afterwards.
 filtered() {

@@ -113,8 +113,7 @@ SQL
 compare_again() {
     local status=0
     run pinned >/dev/null 2>&1 || status=$?
-    ((status != 3)) || no_room "$untouched"
-    ((status <= 128)) || stopped "$status" "$untouched"
+    heed_pinned "$status" "$untouched"
     ((status == 0)) || changed
 }
 
@@ -166,13 +165,7 @@ loaded=0
 run filtered 1>&"$to" 2>"$scratch/content" || loaded=$?
 heed_store
 [[ $format != directory ]] || compare_again
-if [[ -e $scratch/source ]]; then
-    case $(<"$scratch/source") in
-    2) changed ;;
-    3 | '') no_room "$untouched" ;; # '': not even for the number
-    1[2-9]?) stopped "$(<"$scratch/source")" "$untouched" ;;
-    esac
-fi
+[[ ! -e $scratch/source ]] || heed_pinned "$(<"$scratch/source")" "$untouched"
 if ((loaded != 0)); then
     ! grep -qaE 'Broken pipe|write error' "$scratch/content" || broken RestoreFailed "The dump cannot be loaded"
     ((loaded <= 128)) || fail RestoreFailed "Reading the dump was stopped by signal $(kill -l "$loaded"). $untouched"

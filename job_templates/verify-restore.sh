@@ -86,6 +86,11 @@ heed_server() {
 }
 terse() { sed -E 's/((ERROR|FATAL|PANIC):  )[0-9A-Z]{5}: /\1/'; }
 
+# changed: fails, since the backup is not what verify-check has seen.
+changed() {
+    fail ChecksumMismatch "$name is not what was checked: it was changed since, or can no longer be read to its end."
+}
+
 # wrong: prints the errors that count. Roles are the server's, and in no dump: what is granted to them, or a policy for
 # them, is left out.
 wrong() {
@@ -103,13 +108,7 @@ loaded=0
 run load || loaded=$?
 heed_store
 [[ $format != directory ]] || run pinned >/dev/null 2>&1 || echo $? >"$scratch/source"
-if [[ -e $scratch/source ]]; then
-    case $(<"$scratch/source") in
-    2) fail ChecksumMismatch "$name is not what was checked: it was changed since, or can no longer be read to its end." ;;
-    3 | '') no_room ;; # '': not even for the number
-    1[2-9]?) stopped "$(<"$scratch/source")" ;;
-    esac
-fi
+[[ ! -e $scratch/source ]] || heed_pinned "$(<"$scratch/source")"
 heed_server
 heed_image
 ((loaded <= 128)) || incomplete "Reading the dump was stopped by signal $(kill -l "$loaded")."
