@@ -132,6 +132,8 @@ def test_a_changed_spec_is_rolled_out(namespace: str) -> None:
 
     def rolled_out() -> bool:
         pod, found = get("pod", "shop-0", namespace), get("database", "shop", namespace)
+        if pod is None:  # between the old one and the new one
+            return False
         wanted = pod["spec"]["containers"][0]["resources"].get("requests") == {"memory": "64Mi"}
         return wanted and found["status"]["phase"] == "Ready"
 
