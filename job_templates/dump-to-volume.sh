@@ -58,7 +58,6 @@ prove() {
 # store_dump: sets size and sha256 of what is written.
 store_dump() {
     local status=0
-    [[ $FORMAT != directory ]] || volume mkdir "$partial/$FILE" # pg_dump would lock out the group
     run dump --file="$partial/$FILE" || status=$?
     if ((status != 0)); then
         heed_room "$scratch/dump"
@@ -79,6 +78,7 @@ store_dump() {
 # seal_directory: store_dump for a directory: its size is the sum of its files, its checksum that of the list of theirs.
 seal_directory() {
     local directory="$partial/$FILE"
+    volume chmod g=u "$directory" # pg_dump locks out the group
     list_directory "$directory" >"$scratch/files" || fail DumpFailed "pg_dump ended well, but not with what it writes. See the log."
     volume in_directory xargs -0 sync <"$scratch/files"
     volume sync "$directory"

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-BIN = Path("/usr/lib/postgresql/15/bin")
+# of the tools and of the server
+BIN = Path(os.environ.get("POSTGRES_BIN", "/usr/lib/postgresql/15/bin"))
 # What goes before a script where the store is a volume.
 ON_VOLUME = {
     "dump.sh": ["volume.sh", "dump-to-volume.sh", "globals.sh"],
