@@ -28,5 +28,6 @@ for reader in check load; do
     mkfifo "$STORE_DIR/for-$reader"
     serve "$reader" &
 done
-publish || blame DownloadFailed "read the size of $ARTIFACT_PATH/$file in"
+read_size "$file" || blame DownloadFailed "read the size of $ARTIFACT_PATH/$file in"
+publish
 stay

@@ -20,9 +20,10 @@ fi
 
 log() { printf '%s %s\n' "$(date -u +%H:%M:%S)" "$*" >&2; }
 
-# note NAME: its standard input becomes a note, which appears at once and whole.
+# note NAME: its standard input becomes a note, which appears at once and whole. Through no link that lies there.
 note() {
-    cat >"$STORE_DIR/.$1"
+    rm -f "$STORE_DIR/.$1"
+    (set -C && cat >"$STORE_DIR/.$1")
     mv "$STORE_DIR/.$1" "$STORE_DIR/$1"
 }
 noted() { [ -e "$STORE_DIR/$1" ]; }
@@ -126,9 +127,11 @@ fetch_manifest() {
     file=$(sed -nE 's/^\{"schema": 1, "location": "[^"]*", "file": "(dump[-0-9a-z]*\.[a-z]+)", .*$/\1/p' "$scratch/manifest")
 }
 
-# publish: notes the manifest that was fetched, and the size of its file where that is there.
+# read_size FILE: its size in the store is in $scratch/size; that is empty where it is not there.
+read_size() { store lsf --files-only --format s "$REMOTE/$ARTIFACT_PATH/${1:-no-file}" >"$scratch/size"; }
+
+# publish: notes the manifest that was fetched, and the size of its file.
 publish() {
-    store lsf --files-only --format s "$REMOTE/$ARTIFACT_PATH/${file:-no-file}" >"$scratch/size" || return 1
     note size <"$scratch/size"
     note manifest.json <"$scratch/manifest"
 }

@@ -1,6 +1,8 @@
 # Uploads the dump that the container beside this one writes into a FIFO, and then its manifest, which makes it a backup.
 # rclone takes the end of its input for the end of the dump, whatever was the cause of it. So a process here holds the
 # FIFO open, too, until the dump is noted to be whole; when this container is killed, both die at once.
+# The other container's image may be anybody's, and so may be what lies in $STORE_DIR: a link there may lead to this
+# container's own files and credentials. So what is read there is copied first, and goes further only as what it has to be.
 
 readonly PARTS="${MAX_PARTS:-10000}" # of one object: a limit of S3
 object="$REMOTE/$ARTIFACT_PATH/$FILE"
@@ -29,7 +31,7 @@ abandon() {
 # Sets chunk: large enough for four times the size of the database, as plain text may well be. rclone keeps so much in
 # memory for each of its connections, and reads one more ahead: 128 MiB for databases up to 160 GB.
 choose_chunk() {
-    expected=$(tr -cd 0-9 <"$STORE_DIR/expected")
+    expected=$(head -c 18 "$STORE_DIR/expected" | tr -cd 0-9)
     chunk=$(((${expected:-0} * 4 / PARTS >> 20) + 1))
     [ "$chunk" -ge 8 ] || chunk=8
     connections=$((128 / chunk - 1))
@@ -42,10 +44,12 @@ choose_chunk() {
 # Sends the FIFO's content, until the dump is whole; fails when rclone ends before that.
 send() {
     note sending </dev/null
-    (until noted dumped; do sleep 0.2 3<&-; done) 3<>"$STORE_DIR/dump" &
+    [ -p /dev/fd/3 ] || fail UploadFailed "What the container dump has put in the place of the FIFO is none."
+    (until noted dumped; do sleep 0.2 3<&-; done) &
     # Each part has a checksum, which the store compares. One of the whole stream would be compared with nothing.
-    RCLONE_IGNORE_CHECKSUM=true RCLONE_STREAMING_UPLOAD_CUTOFF=0 rclone rcat "$object" <"$STORE_DIR/dump" 2>"$errors" &
+    RCLONE_IGNORE_CHECKSUM=true RCLONE_STREAMING_UPLOAD_CUTOFF=0 rclone rcat "$object" </dev/fd/3 3<&- 2>"$errors" &
     child=$!
+    exec 3<&-
     watch "$child" &
     watcher=$!
     wait "$child" || status=$?
@@ -54,18 +58,28 @@ send() {
     noted dumped || fail UploadFailed "The upload to $STORE ended before the dump did."
 }
 
+# Copies what the other container has noted to $scratch: the manifest, and the file of the roles, where there is one.
+take_notes() {
+    head -c 4000 "$STORE_DIR/dumped" | head -n 1 >"$scratch/ours"
+    dumped=$(sed -nE 's/^\{"schema": 1, .*", "sizeBytes": ([0-9]+), "sha256": "[0-9a-f]+", .*\}\}$/\1/p' "$scratch/ours")
+    [ -n "$dumped" ] || fail UploadFailed "What the container dump has noted is no manifest."
+    noted globals || return 0
+    head -c 8388608 "$STORE_DIR/globals" >"$scratch/globals"
+    grep -qF "\"sha256\": \"$(sha256sum <"$scratch/globals" | cut -d ' ' -f 1)\"" "$scratch/ours" ||
+        fail UploadFailed "The roles are not those that the manifest names."
+}
+
 # Fails when the store does not have as many bytes as were dumped.
 compare_size() {
-    store lsf --files-only --format s "$object" >"$scratch/size" || blame UploadFailed "read back the size of the dump from"
+    read_size "$FILE" || blame UploadFailed "read back the size of the dump from"
     stored=$(cat "$scratch/size")
-    dumped=$(sed -nE 's/^.*, "sizeBytes": ([0-9]+), "sha256": .*$/\1/p' "$STORE_DIR/dumped")
     [ "$stored" = "$dumped" ] ||
         fail UploadFailed "$STORE took the dump of $dumped bytes without an error, but has ${stored:-none} of them. Back up again; when that repeats, it is the store that loses data."
 }
 
 # send_globals: the file of the roles, where there is one.
 send_globals() {
-    ! noted globals || store copyto --no-check-dest "$STORE_DIR/globals" "$roles" || blame UploadFailed "upload the roles to"
+    [ ! -e "$scratch/globals" ] || store copyto --no-check-dest "$scratch/globals" "$roles" || blame UploadFailed "upload the roles to"
 }
 
 # The manifest that is there first counts, also where two pods of a Job are at it at once. Not every store knows the
@@ -73,13 +87,15 @@ send_globals() {
 commit() {
     fetch_manifest || blame UploadFailed "look for a finished backup in"
     [ -s "$scratch/manifest" ] || put_manifest
-    [ "$file" = "$FILE" ] || abandon
-    publish || blame UploadFailed "read back the size of the dump from"
+    if [ "$file" != "$FILE" ]; then
+        abandon
+        read_size "$file" || blame UploadFailed "read the size of the finished dump in"
+    fi
+    publish
 }
 
 put_manifest() {
     note committing </dev/null
-    cp "$STORE_DIR/dumped" "$scratch/ours"
     : >"$scratch/put"
     store copyto --no-check-dest --header-upload 'If-None-Match: *' "$scratch/ours" "$REMOTE/$ARTIFACT_PATH/manifest.json" ||
         cp "$errors" "$scratch/put"
@@ -93,7 +109,7 @@ put_manifest() {
 # The container was killed, most likely for its memory, and is started again.
 resume() {
     noted manifest.json || noted failed || {
-        ! noted committing || { fetch_manifest && [ "$file" = "$FILE" ] && publish && stay; }
+        ! noted committing || { fetch_manifest && [ "$file" = "$FILE" ] && read_size "$file" && publish && stay; }
         fail UploadFailed "The container upload was killed while it sent the dump to $STORE. If that was for its memory, raise spec.resources.limits.memory."
     }
     stay
@@ -103,17 +119,20 @@ resume() {
 note begun </dev/null
 fetch_manifest || blame UploadFailed "look for a finished backup in"
 if [ -s "$scratch/manifest" ]; then
-    publish || blame UploadFailed "read the size of the finished dump in"
+    read_size "$file" || blame UploadFailed "read the size of the finished dump in"
+    publish
     stay
 fi
 mkfifo "$STORE_DIR/dump"
+exec 3<>"$STORE_DIR/dump"
 note ready </dev/null
 until noted expected; do pause; done
 choose_chunk
 log "Uploading to $STORE, $ARTIFACT_PATH/$FILE, in parts of $chunk MiB"
 send
+take_notes
 compare_size
 send_globals
 commit
-log "Uploaded: $(cat "$STORE_DIR/size") bytes, and the manifest"
+log "Uploaded: $(cat "$scratch/size") bytes, and the manifest"
 stay

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from object_store import ObjectStore
-from script_runner import Pods, Server, TestDatabase, hand_over, new_databases, until
+from script_runner import SECRET, Pods, Server, TestDatabase, hand_over, new_databases, until
 from streaming import FINAL, MANIFEST, PATH, SOURCE, StreamPod
 
 from postgres_operator.api.backup import Manifest
@@ -380,3 +380,62 @@ def test_a_part_that_there_is_not_leaves_nothing(pod: NewPod) -> None:
     outcome = one.run()
     assert (outcome.reason, "table public orderz" in outcome.message) == ("DumpFailed", True)
     _nothing_is_left(one)
+
+
+@pytest.mark.parametrize("note", ["expected", "dump", "dumped", "globals"])
+def test_links_in_the_place_of_notes_do_not_lead_to_the_store_s_credentials(
+    pod: NewPod, s3: ObjectStore, note: str
+) -> None:
+    """The image beside the sidecar may be anybody's: here it is a hostile one."""
+    one = pod(include_globals=True)
+    sidecar = one.start_sidecar()
+    until((one.stream / "ready").exists)
+    fifo = (one.stream / "dump").rename(one.stream / "fifo")
+    roles, content = b"-- roles\n", b"PGDMP"
+    sums = {"globals": hashlib.sha256(roles).hexdigest(), "dump": hashlib.sha256(content).hexdigest()}
+    manifest = {
+        "schema": 1,
+        "location": PATH,
+        "file": one.file.rpartition("/")[2],
+        "format": "custom",
+        "sizeBytes": len(content),
+        "sha256": sums["dump"],
+        "globals": {"file": f"globals-{one.uid}.sql", "sha256": sums["globals"]},
+        "source": SOURCE,
+    }
+    notes = {"expected": b"5\n", "globals": roles, "dumped": json.dumps(manifest).encode() + b"\n"}
+    with fifo.open("r+b", buffering=0) as stream:
+        stream.write(content)
+        if note != "dumped":
+            (one.stream / note).symlink_to("/proc/self/environ")
+        for name in ("globals", "expected"):
+            if name != note:
+                (one.stream / f".{name}").write_bytes(notes[name])
+                (one.stream / f".{name}").rename(one.stream / name)
+    # What is read twice may be another thing the second time.
+    os.mkfifo(one.stream / "dumped", 0o666)
+    with (one.stream / "dumped").open("wb") as first:
+        first.write(notes["dumped"])
+        (one.stream / "dumped").unlink()
+        (one.stream / "dumped").symlink_to("/proc/self/environ")
+    done = until(lambda: next((n for n in ("failed", "manifest.json") if (one.stream / n).exists()), None))
+    assert (done == "failed") == (note == "globals")
+    (one.stream / "dumped").unlink()
+    (one.stream / note).unlink(missing_ok=True)
+    one.end()
+    assert SECRET in " ".join(s3.credentials.values())
+    assert SECRET not in sidecar.log
+    assert not [key for key in s3.objects() if SECRET.encode() in s3.get(key)]
+
+
+def test_a_note_is_not_written_through_a_link(pod: NewPod, place: Path) -> None:
+    one = pod()
+    file = place / "kept"
+    file.write_text("kept")
+    file.chmod(0o666)
+    (one.stream / ".ready").symlink_to(file)
+    one.start_sidecar()
+    until((one.stream / "ready").exists)
+    assert file.read_text() == "kept"
+    assert not (one.stream / "ready").is_symlink()
+    one.end()
