@@ -40,7 +40,7 @@ COUNT = int(os.environ.get("E2E_LARGE_ROWS", str(ROWS_OF_A_GIBIBYTE // 3)))
 
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("operator")
-@pytest.mark.parametrize("version", [15, 17])
+@pytest.mark.parametrize("version", [15, 18])
 def test_all_of_it_there_and_back(version: int, show: Callable[[str], None]) -> None:
     took: dict[str, float] = {}
 

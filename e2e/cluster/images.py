@@ -10,7 +10,8 @@ from e2e.cluster.progress import run, say
 from e2e.cluster.rootfs import SCRIPTS, pack, rootfs
 
 PAUSE = "localhost/pause:1"
-POSTGRES = {"15": "bookworm", "17": "trixie"}
+# The suites that have these versions; the newest one is in Debian testing, until that has the next.
+POSTGRES = {"15": "bookworm", "17": "trixie", "18": "forky"}
 # Names of their own: nobody should take them for the images that they stand in for.
 PYTHON_BUILD = "localhost/python3-build:debian12"
 PYTHON_BASE = "localhost/distroless-python3:debian12"
@@ -33,14 +34,16 @@ def postgres(archive: Path, major: str, suite: str) -> None:
     jit = ["/usr/lib/*/libLLVM*", "/usr/lib/*/libz3.so*", "/usr/lib/llvm*"]
     jit += ["/usr/lib/postgresql/*/lib/llvmjit*", "/usr/lib/postgresql/*/lib/bitcode/*"]
     path = f"/usr/local/bin:/usr/lib/postgresql/{major}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    env = [f"PATH={path}", "LANG=C.UTF-8", "PGDATA=/var/lib/postgresql/data", f"PG_MAJOR={major}"]
+    # since 18, the volume is that of all versions
+    volume, data = ("/var/lib/postgresql/data", "") if int(major) < 18 else ("/var/lib/postgresql", f"/{major}/docker")
+    env = [f"PATH={path}", "LANG=C.UTF-8", f"PGDATA={volume}{data}", f"PG_MAJOR={major}"]
     config = {
         "Entrypoint": ["docker-entrypoint.sh"],
         "Cmd": ["postgres"],
         "Env": env,
         "StopSignal": "SIGINT",
         "ExposedPorts": {"5432/tcp": {}},
-        "Volumes": {"/var/lib/postgresql/data": {}},
+        "Volumes": {volume: {}},
     }
     with tempfile.TemporaryDirectory() as tmp:
         root = Path(tmp, "root.tar")
