@@ -190,11 +190,11 @@ def test_probes_are_let_in_by_the_network_policy(container: dict[str, Any], docu
     assert 5432 not in out, "the control plane reaches no database"
 
 
-CREDENTIAL = re.compile(r"\w*SecretRef|imagePullSecrets|serviceAccountName")
+CREDENTIAL = re.compile(r"\w*SecretRef|imagePullSecrets|serviceAccountName|claimName")
 
 
 def guarded(schema: dict[str, Any], path: str) -> Iterator[str]:
-    """Every field that names a Secret or a ServiceAccount, as the policy's expressions spell it."""
+    """Every field that names a Secret, a ServiceAccount or a claim, as the policy's expressions spell it."""
     for name, inner in schema.get("properties", {}).items():
         if CREDENTIAL.fullmatch(name):
             yield f"{path}.?{name}"

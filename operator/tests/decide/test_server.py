@@ -95,7 +95,7 @@ def test_shared_memory_is_more_than_the_runtimes_64_mib():
     """Parallel queries and index builds need it; without a limit it could fill the node's memory."""
     pod = pod_of()
     (container,) = pod["containers"]
-    name = next(m["name"] for m in container["volumeMounts"] if m["mountPath"] == "/dev/shm")
+    name = next(m["name"] for m in container["volumeMounts"] if m["mountPath"] == "/dev/shm")  # noqa: S108
     volume = next(v for v in pod["volumes"] if v["name"] == name)
     assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "256Mi"}
 
