@@ -58,7 +58,7 @@ NO_REASONS = {
     "StatefulSet", "Verify", "Pending", "InProgress", "Failed", "Retain", "Delete", "Replace", "Normal", "Warning",
     "True", "False", "Unknown", "Complete", "Progressing", "Opaque", "None", "Parallel", "Succeeded", "ReadWriteOnce",
     "Deleted", "Deletion", "Retention", "Verified",
-    "Allow", "ReadWriteMany", "ReadWriteOncePod", "OnRootMismatch", "RuntimeDefault", "Always",
+    "Allow", "ReadWriteMany", "ReadWriteOncePod", "OnRootMismatch", "RuntimeDefault", "Always", "Memory",
     "Verification", "List", "Discover",
     # what the Job controller, the scheduler and the kubelet say
     "SuccessCriteriaMet", "FailureTarget", "FailedCreate", "StartError", "CreateContainerConfigError",
@@ -240,7 +240,9 @@ def test_documents_that_the_code_names_exist() -> None:
 
 # Everything that a reader may look up has to be named without a machine, a person or a host of somebody's.
 HOSTS = re.compile(r"\b(?:[a-z0-9-]+\.)+(?:com|org|io|net|dev|internal)\b")
-KNOWN_HOSTS = re.compile(r"(?:.+\.)?(?:example\.com|kubernetes\.io|k8s\.io)|keepachangelog\.com|semver\.org")
+KNOWN_HOSTS = re.compile(
+    r"(?:.+\.)?(?:example\.com|kubernetes\.io|k8s\.io)|eks\.amazonaws\.com|keepachangelog\.com|semver\.org"
+)
 FORBIDDEN = {
     "a path of some machine": r"(?<![\w.>}-])/(?:root|home|Users|mnt|work)/",
     "a path that leads out of the repository": r"(?:\.\./){2,}(?!\w+\.md)",

@@ -147,9 +147,11 @@ class DatabaseSpec(PodSettings):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule(
-                f"has(self.external) || {_OLD_MAJOR} == '' || {_NEW_MAJOR} == '' || {_OLD_MAJOR} == {_NEW_MAJOR}",
-                "the major version cannot change, the data directory would not fit: create a new Database with this "
-                "image, and restore a Backup of this one into it",
+                # A tag without a number would be a way round: from there any version can follow.
+                f"has(self.external) || {_OLD_MAJOR} == '' || {_OLD_MAJOR} == {_NEW_MAJOR}",
+                "the major version cannot change, the data directory would not fit, so the new tag has to name the "
+                "same one (a digest may follow it); for another one create a new Database with this image, and restore "
+                "a Backup of this one into it",
                 ".image",
                 "FieldValueForbidden",
             ),
@@ -184,6 +186,28 @@ class DatabaseSpec(PodSettings):
                 "name another role than username, which loads dumps and must not be a superuser",
                 ".external.superuser",
             ),
+            # Providers of servers make a database and a role of this name.
+            Rule(
+                "!(self.databaseName in ['template0', 'template1']) && "
+                "(has(self.external) || self.databaseName != 'postgres')",
+                "write another name: postgres, template0 and template1 are PostgreSQL's own databases; only external "
+                "may name postgres",
+                ".databaseName",
+            ),
+            Rule(
+                "!(self.username in ['public', 'none']) && !self.username.startsWith('pg_') && "
+                "(has(self.external) || self.username != 'postgres')",
+                "write another name: postgres, public, none and what starts with pg_ are PostgreSQL's own; only "
+                "external may name postgres",
+                ".username",
+            ),
+            # Mode Replace renames databases, and works from this one.
+            Rule(
+                "!has(self.external) || !has(self.external.superuser) || self.databaseName != 'postgres'",
+                "leave out superuser: the database postgres cannot be replaced",
+                ".external.superuser",
+                "FieldValueForbidden",
+            ),
         )
     )
 
@@ -201,18 +225,10 @@ class DatabaseSpec(PodSettings):
     )
     database_name: Annotated[
         PostgresName,
-        Rule(
-            "!(self in ['postgres', 'template0', 'template1'])",
-            "write another name: postgres, template0 and template1 are PostgreSQL's own databases",
-        ),
         immutable("the name of the database cannot change; create a new Database"),
     ] = Field("app", description="Database to create. Cannot change.")
     username: Annotated[
         PostgresName,
-        Rule(
-            "!(self in ['postgres', 'public', 'none']) && !self.startsWith('pg_')",
-            "write another name: postgres, public, none and what starts with pg_ are PostgreSQL's own",
-        ),
         immutable("the application role cannot change; create a new Database"),
     ] = Field("app", description="Application role; owns the database. Cannot change.")
     storage: Storage = Storage()

@@ -18,7 +18,14 @@ class PvcStore(ApiModel):
     """A PersistentVolumeClaim in the same namespace."""
 
     claim_name: Annotated[
-        NameString, immutable("the claim of a BackupStore cannot change; create another BackupStore")
+        NameString,
+        # What a Database's server has, see names.data_claim: a store would let others read and change it.
+        Rule(
+            "!self.matches('^data-.+-0$')",
+            "name another claim: data-<name>-0 holds the data of a server",
+            reason="FieldValueForbidden",
+        ),
+        immutable("the claim of a BackupStore cannot change; create another BackupStore"),
     ] = Field(description="The claim; it must exist. Cannot change.")
 
 

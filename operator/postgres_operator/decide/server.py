@@ -14,6 +14,10 @@ from .actions import Body
 # Unix UIDs of `postgres` in the official images. PostgreSQL refuses a data directory of another owner.
 _DEBIAN_UID, _ALPINE_UID = 999, 70
 
+# Nowhere in the images: below /var/lib/postgresql their volume is at another place since version 18, and one of them
+# had a symlink to nowhere, over which nothing can be mounted.
+_DATA = "/pgdata"
+
 
 def image_uid(image: str) -> int:
     """UID that the server of this image runs as."""
@@ -52,7 +56,9 @@ def _metadata(database: Database, name: str) -> dict[str, Any]:
 
 
 def _pod_labels(database: Database) -> dict[str, str]:
-    return {"app": "database", "database": database.metadata.name}
+    # The first two are those that people look for; the third one is ours, so that no pod of others gets in by chance.
+    name = database.metadata.name
+    return {"app": "database", "database": name, names.LABEL_DATABASE: name}
 
 
 def claim(database: Database) -> Body:
@@ -168,8 +174,8 @@ def _pod(database: Database, uid: int) -> dict[str, Any]:
                             }
                         },
                     },
-                    # Below the mount: a volume's root may hold lost+found. Version 18 moved the image's default.
-                    {"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"},
+                    # Below the mount: a volume's root may hold lost+found.
+                    {"name": "PGDATA", "value": f"{_DATA}/pgdata"},
                 ],
                 "ports": [{"name": "postgres", "containerPort": names.POSTGRES_PORT}],
                 # Over TCP: the image's first start listens on the socket only, and is not ready then.
@@ -185,13 +191,19 @@ def _pod(database: Database, uid: int) -> dict[str, Any]:
                     "readOnlyRootFilesystem": True,
                 },
                 "volumeMounts": [
-                    {"name": "data", "mountPath": "/var/lib/postgresql/data"},
+                    {"name": "data", "mountPath": _DATA},
                     {"name": "run", "mountPath": "/var/run/postgresql"},
                     {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount inside the pod
+                    {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - the same
                 ],
             }
         ],
-        "volumes": [{"name": "run", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+        "volumes": [
+            {"name": "run", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {}},
+            # Runtimes give 64 MiB, with which parallel queries and index builds fail.
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
+        ],
     }
     if spec.node_selector:
         pod["nodeSelector"] = dict(spec.node_selector)

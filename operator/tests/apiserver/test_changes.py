@@ -125,11 +125,11 @@ MINOR = [
     pytest.param("postgres:17", f"registry.example.com/postgres:17{DIGEST}", id="digest pinned"),
     pytest.param("postgres:17beta1", "postgres:17", id="beta to release"),
     # what no number tells is judged when the server runs
-    pytest.param("postgres:17", "postgres:latest", id="no number"),
+    pytest.param("postgres:latest", "postgres:15", id="no number before"),
     pytest.param("postgres", "postgres:15", id="no tag"),
     pytest.param("localhost:50/postgres", "localhost:60/postgres", id="ports are no versions"),
-    pytest.param("postgres:17", "postgres@sha256:" + "15" + 62 * "0", id="digests are no versions"),
-    pytest.param("postgres:17", "postgres:20260101", id="dates are no versions"),
+    pytest.param("postgres:20250101", "postgres:20260101", id="dates are no versions"),
+    pytest.param("postgres@sha256:" + "15" + 62 * "0", f"postgres{DIGEST}", id="digests are no versions"),
 ]
 
 MAJOR = [
@@ -141,6 +141,11 @@ MAJOR = [
     pytest.param("postgres:9.6", "postgres:10", id="one digit and two"),
     pytest.param("postgres:17", "postgres:18rc1", id="release candidate"),
     pytest.param(None, "postgres:16", id="from the default"),
+    # from there it could go on to any other one
+    pytest.param("postgres:17", "postgres:latest", id="to no number"),
+    pytest.param("postgres:17", "postgres", id="to no tag"),
+    pytest.param("postgres:17", f"postgres{DIGEST}", id="to a digest alone"),
+    pytest.param("postgres:17", "postgres:20260101", id="to a date"),
 ]
 
 

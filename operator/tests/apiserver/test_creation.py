@@ -31,9 +31,12 @@ def restore(**spec: Any) -> tuple[str, dict[str, Any]]:
     return "Restore", DB | spec
 
 
+BESIDE = ("replicas", "storage", "deletionPolicy", "databaseName", "username")
+
+
 def external(**more: Any) -> tuple[str, dict[str, Any]]:
     server = {"host": "pg.example.com", "credentialsSecretRef": {"name": "login"}, "caSecretRef": {"name": "ca"}}
-    beside = {k: more.pop(k) for k in list(more) if k in ("replicas", "storage", "deletionPolicy", "username")}
+    beside = {k: more.pop(k) for k in list(more) if k in BESIDE}
     return "Database", {"external": {k: v for k, v in (server | more).items() if v is not None}, **beside}
 
 
@@ -61,6 +64,7 @@ GOOD = [
     pytest.param(database(databaseName="a" * 63, username="b" * 63), id="longest names"),
     pytest.param(database(databaseName="Größe der Läden", username="o'hara $x"), id="unusual names"),
     pytest.param(database(username="pgbouncer", databaseName="postgres1"), id="nearly reserved names"),
+    pytest.param(external(databaseName="postgres", username="postgres"), id="external, as providers name them"),
     pytest.param(database(storage={"size": "500Mi", "storageClassName": "fast.local"}), id="storage"),
     pytest.param(database(storage={"storageClassName": "fast"}), id="storage class only"),
     pytest.param(database(storage={"size": 1073741824}), id="size as a number"),
@@ -103,6 +107,7 @@ GOOD = [
     pytest.param(restore(**BACKUP, storeRef={"name": "s"}), id="name in a store"),
     pytest.param(located("s3://my.bucket-1/_a/B.c/d-e"), id="location in a bucket"),
     pytest.param(("BackupStore", {"pvc": {"claimName": "backups"}}), id="store"),
+    pytest.param(("BackupStore", {"pvc": {"claimName": "data-archive-2024"}}), id="claim that is nearly a server's"),
     pytest.param(
         ("BackupStore", {"pvc": {"claimName": "c"}, "discover": True, "discoverIntervalSeconds": 300}), id="discover"
     ),
@@ -195,6 +200,14 @@ BAD = [
     pytest.param(database(username="ä" * 32), "spec.username", "63 bytes", id="role of 64 bytes"),
     pytest.param(database(username="a\tb"), "spec.username", INVISIBLE, id="role with a tab"),
     pytest.param(database(username="postgres"), "spec.username", RESERVED_ROLE, id="role postgres"),
+    pytest.param(external(databaseName="template1"), "spec.databaseName", RESERVED_DB, id="external, template1"),
+    pytest.param(external(username="pg_x"), "spec.username", RESERVED_ROLE, id="external, role pg_"),
+    pytest.param(
+        external(databaseName="postgres", superuser="root"),
+        "spec.external.superuser",
+        "the database postgres cannot be replaced",
+        id="external, database postgres with a superuser",
+    ),
     pytest.param(database(username="pg_x"), "spec.username", RESERVED_ROLE, id="role pg_"),
     pytest.param(database(username="public"), "spec.username", RESERVED_ROLE, id="role public"),
     pytest.param(database(username="none"), "spec.username", RESERVED_ROLE, id="role none"),
@@ -367,6 +380,9 @@ BAD = [
         id="store of two",
     ),
     pytest.param(("BackupStore", {"pvc": {}}), "spec.pvc.claimName", "Required value", id="store without a claim"),
+    pytest.param(
+        ("BackupStore", {"pvc": {"claimName": "data-shop-0"}}), "spec.pvc.claimName", "data of a server", id="its data"
+    ),
     pytest.param(("BackupStore", {"pvc": {"claimName": "A/b"}}), "claimName", "should match", id="claim as a path"),
     # ---- ScheduledBackup; test_cron_lines has the lines themselves
     pytest.param(("ScheduledBackup", None), "spec", "Required value", id="schedule without spec"),

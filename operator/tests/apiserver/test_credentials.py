@@ -65,6 +65,7 @@ def grants() -> list[dict[str, Any]]:
         *role("authors", AUTHOR, READER, OPERATOR, apiGroups=[GROUP], resources=["*"], verbs=["*"]),
         *role("readers", READER, **one, resources=["secrets"], verbs=["get"]),
         *role("actors", READER, **one, resources=["serviceaccounts/token"], verbs=["create"]),
+        *role("keepers", READER, **one, resources=["persistentvolumeclaims"], verbs=["update"]),
     ]
 
 
@@ -124,6 +125,10 @@ def s3(**more: Any) -> Spec:
     return {"s3": {"bucket": "b", "endpoint": "https://s3.example.com", **more}}
 
 
+def volume(claim: str, **more: Any) -> Spec:
+    return {"pvc": {"claimName": claim}, **more}
+
+
 def pulled(*secrets: str) -> Spec:
     return {"imagePullSecrets": [{"name": name} for name in secrets]}
 
@@ -143,7 +148,11 @@ NAMING = [
     pytest.param("Backup", pulled, id="registry of a Backup"),
     pytest.param("Restore", pulled, id="registry of a Restore"),
     pytest.param("BackupStore", lambda name: s3(credentialsSecretRef={"name": name}), id="keys of a bucket"),
-    pytest.param("BackupStore", lambda name: s3(caSecretRef={"name": name}), id="certificate of a store"),
+    pytest.param(
+        "BackupStore",
+        lambda name: s3(credentialsSecretRef={"name": THEIRS}, caSecretRef={"name": name}),
+        id="certificate of a store",
+    ),
     pytest.param("ScheduledBackup", lambda name: {"template": {"spec": pulled(name)}}, id="registry of a template"),
 ]
 
@@ -171,8 +180,6 @@ def test_a_right_in_another_namespace_is_none_here(namespace: Namespace) -> None
         pytest.param("Database", {}, id="empty"),
         pytest.param("Database", {"image": "registry.example.com/postgres:17"}, id="image"),
         pytest.param("Database", external(), id="external without Secrets"),
-        pytest.param("BackupStore", {"pvc": {"claimName": "c"}}, id="volume"),
-        pytest.param("BackupStore", s3(), id="bucket without keys"),
         pytest.param("Backup", {"databaseRef": {"name": "db"}}, id="backup"),
         pytest.param("Restore", {"databaseRef": {"name": "db"}}, id="restore"),
         pytest.param("ScheduledBackup", {"template": {"spec": {"databaseRef": {"name": "db"}}}}, id="schedule"),
@@ -196,6 +203,30 @@ def test_a_service_account_is_named_by_who_may_act_as_it(namespace: Namespace) -
     assert 'BackupStore "x" names the ServiceAccount "other", which reader may not act as' in refused.text
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(s3(), id="neither keys nor account"),
+        pytest.param(s3(caSecretRef={"name": THEIRS}), id="a certificate only"),
+    ],
+)
+def test_without_keys_a_store_acts_as_the_default_account(spec: Spec, namespace: Namespace) -> None:
+    refused = namespace.create(READER, "BackupStore", spec)
+    assert 'BackupStore "x" names the ServiceAccount "default", which reader may not act as' in refused.text
+    namespace.create(READER, "BackupStore", spec | s3(credentialsSecretRef={"name": THEIRS})).must()
+
+
+def test_a_claim_is_named_by_who_may_change_it(namespace: Namespace) -> None:
+    """Jobs write into it, and the dumps that lie there can be read by way of a Restore."""
+    namespace.create(READER, "BackupStore", volume(THEIRS)).must()
+    refused = namespace.create(READER, "BackupStore", volume(OTHER))
+    assert 'BackupStore "x" names the PersistentVolumeClaim "other", which reader may not change' in refused.text
+    assert "have the verb update on persistentvolumeclaims granted for the name" in refused.text
+    assert 'in the namespace "here"' in refused.text
+    there = Namespace(namespace.kubectl, "there")
+    assert not there.create(READER, "BackupStore", volume(THEIRS)).accepted
+
+
 def test_the_operator_may_copy_a_template(namespace: Namespace) -> None:
     namespace.create(OPERATOR, "Backup", pulled(OTHER)).must()
 
@@ -212,6 +243,7 @@ HARMLESS = [
     pytest.param("Database", pulled(OTHER) | {"image": "r.example.com:5000/a/postgres:17"},
                  pulled(OTHER) | {"image": "r.example.com:5000/a/postgres:17.6@sha256:00"}, id="tag and digest"),
     pytest.param("BackupStore", KEYS, KEYS | {"discover": True}, id="beside the bucket"),
+    pytest.param("BackupStore", volume(OTHER), volume(OTHER, discover=True), id="beside the claim"),
     pytest.param("ScheduledBackup", {"schedule": "@daily", "template": {"spec": pulled(OTHER)}},
                  {"schedule": "@weekly", "template": {"spec": pulled(OTHER)}}, id="schedule"),
 ]  # fmt: skip
@@ -244,6 +276,19 @@ def test_what_lies_beside_a_secret_can_be_changed(kind: str, before: Spec, after
 def test_a_secret_cannot_be_sent_elsewhere(kind: str, before: Spec, after: Spec, namespace: Namespace) -> None:
     refused = namespace.replace(READER, kind, before, after)
     assert f'names the Secret "{OTHER}", which reader may not read' in refused.text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "what"),
+    [
+        pytest.param(volume(THEIRS), volume(OTHER), 'PersistentVolumeClaim "other"', id="claim"),
+        pytest.param(s3(credentialsSecretRef={"name": THEIRS}), s3(), 'ServiceAccount "default"', id="keys taken away"),
+    ],
+)
+def test_a_store_cannot_be_moved_to_what_is_not_theirs(
+    before: Spec, after: Spec, what: str, namespace: Namespace
+) -> None:
+    assert f"names the {what}, which reader may not" in namespace.replace(READER, "BackupStore", before, after).text
 
 
 def test_an_object_that_is_deleted_can_let_go_and_not_be_redirected(namespace: Namespace) -> None:
@@ -289,4 +334,5 @@ def test_the_kinds_as_they_are(kubectl: Kubectl) -> None:
         ours.create(READER, kind, spec | pulled(*[THEIRS] * 8)).must()
         refused = ours.create(READER, kind, spec | pulled(THEIRS, OTHER))
         assert f'{kind} "x" names the Secret "{OTHER}", which reader may not read' in refused.text
-    ours.create(AUTHOR, "BackupStore", {"pvc": {"claimName": "c"}}).must()
+    ours.create(READER, "BackupStore", volume(THEIRS)).must()
+    assert 'PersistentVolumeClaim "other"' in ours.create(AUTHOR, "BackupStore", volume(OTHER)).text

@@ -82,7 +82,22 @@ def test_the_data_lie_below_the_mount():
     (container,) = pod_of()["containers"]
     env = {e["name"]: e.get("value") for e in container["env"]}
     mount = next(m["mountPath"] for m in container["volumeMounts"] if m["name"] == "data")
-    assert env["PGDATA"].startswith(f"{mount}/")
+    assert env["PGDATA"] == f"{mount}/pgdata"
+
+
+def test_no_mount_lies_below_a_directory_of_the_images():
+    """Their data directory is a volume of the image, at another place since PostgreSQL 18, and has been a symlink."""
+    (container,) = pod_of()["containers"]
+    assert not [m for m in container["volumeMounts"] if m["mountPath"].startswith("/var/lib/postgresql")]
+
+
+def test_shared_memory_is_more_than_the_runtimes_64_mib():
+    """Parallel queries and index builds need it; without a limit it could fill the node's memory."""
+    pod = pod_of()
+    (container,) = pod["containers"]
+    name = next(m["name"] for m in container["volumeMounts"] if m["mountPath"] == "/dev/shm")  # noqa: S108
+    volume = next(v for v in pod["volumes"] if v["name"] == name)
+    assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "256Mi"}
 
 
 # --- who owns the data directory
@@ -151,7 +166,7 @@ def test_server_and_services_go_with_their_database():
 def test_names_and_labels():
     database = db()
     sts = server.stateful_set(database, 999)
-    labels = {"app": "database", "database": "db"}
+    labels = {"app": "database", "database": "db", "database.example.com/database": "db"}
     assert sts["metadata"]["name"] == "db"
     assert sts["spec"]["replicas"] == 1
     assert sts["spec"]["template"]["metadata"]["labels"] == sts["spec"]["selector"]["matchLabels"] == labels
