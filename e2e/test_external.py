@@ -153,8 +153,8 @@ def test_backup_and_restore(namespace: str, server: Server) -> None:
     assert status["toolVersion"].startswith("17.")
     for kind, mine in (("sts", ["outside"]), ("svc", ["outside"]), ("pvc", ["data-outside-0"])):
         assert [found["metadata"]["name"] for found in items(kind, namespace)] == mine, "nothing is deployed"
-    mine = {"server", "login", "authority", "other-authority"}
-    assert {s["metadata"]["name"] for s in items("secrets", namespace)} == mine, "no credentials are made"
+    given = {"server", "login", "authority", "other-authority"}
+    assert {s["metadata"]["name"] for s in items("secrets", namespace)} == given, "no credentials are made"
 
     psql(namespace, "outside-0", kit.SCHEMA, "sales", "sales")
     wanted = fingerprint(namespace, "sales")
