@@ -81,9 +81,10 @@ def clock(seconds: float) -> str:
 
 
 def parse(line: str | bytes) -> Entry | None:
-    """The request of a line of the log; None where it was not answered, or is answered for ever (a watch)."""
+    """The request of a line of the log; None where another line tells of the same one."""
     raw: dict[str, Any] = json.loads(line)
-    if raw["stage"] != "ResponseComplete":
+    # A watch counts when it begins: its answer may last for longer than anybody looks.
+    if raw["stage"] != ("ResponseStarted" if raw["verb"] == "watch" else "ResponseComplete"):
         return None
     ref, user = raw.get("objectRef", {}), raw["user"]
     agent = _AGENT.fullmatch(raw.get("userAgent", ""))

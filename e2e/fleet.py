@@ -87,6 +87,13 @@ def wait_fleet(deadline: float = 120) -> None:
     wait_for(complete, deadline, f"{REPLICAS} ready replicas with a leader", every=0.5)
 
 
+def rolled_out() -> None:
+    """Wait until a change of the Deployment is done: only new replicas are left, and one of them leads."""
+    deployment = "deployment/postgres-operator-controller-manager"
+    kubectl("rollout", "status", deployment, "-n", SYSTEM, "--timeout=120s", timeout=130)
+    wait_fleet()
+
+
 def _ready(pod: dict[str, Any]) -> bool:
     conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", [])}
     return conditions.get("Ready") == "True"

@@ -141,7 +141,7 @@ def claim_files(namespace: str, claim: str = "backups") -> list[str]:
         },
     }
     apply(pod, namespace)
-    wait_for(lambda: (get("pod", name, namespace) or {})["status"]["phase"] == "Succeeded", 60, f"pod {name} to look")
+    wait_phase("pod", name, namespace, "Succeeded", deadline=60)
     found = kubectl("logs", name, "-n", namespace).splitlines()
     kubectl("delete", "pod", name, "-n", namespace, "--wait=false")
     return found

@@ -127,6 +127,11 @@ def test_a_line_of_the_log() -> None:
     assert parse(line(5, A, stage="ResponseStarted")) is None
 
 
+def test_a_watch_is_told_once_and_when_it_begins() -> None:
+    lines = [line(5, A, stage=stage, verb="watch") for stage in ("ResponseStarted", "ResponseComplete")]
+    assert [bool(parse(one)) for one in lines] == [True, False]
+
+
 def test_the_log_is_read_from_the_start_on_with_who_led_then(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     path.write_text(line(1, B) + line(20, A) + line(22, A))

@@ -18,10 +18,14 @@ POLICY = "postgres-operator-credentials"
 
 
 def allow(namespace: str, user: str, name: str, **rule: Any) -> None:
-    """Give a user one right in the namespace."""
+    """Give a user one right in the namespace, and wait until it counts."""
     role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": [rule]}
     apply(role, namespace)
     kubectl("create", "rolebinding", name, f"--role={name}", f"--user={user}", "-n", namespace)
+    what = ".".join(filter(None, (rule["resources"][0], rule["apiGroups"][0])))
+    what = "/".join((what, *rule.get("resourceNames", [])[:1]))
+    question = ("auth", "can-i", rule["verbs"][0], what, f"--as={user}", "-n", namespace)
+    wait_for(lambda: kubectl(*question), 30, f"the right of {user} to count")  # kubectl fails where it says no
 
 
 def author(namespace: str) -> str:
@@ -59,9 +63,6 @@ def test_who_may_read_no_secret_uses_the_operator_and_borrows_none(namespace: st
 
     pull: dict[str, Any] = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["registry"]}
     allow(namespace, user, "registry", **pull, verbs=["get"])
-    wait_for(
-        lambda: kubectl("auth", "can-i", "get", "secrets/registry", f"--as={user}", "-n", namespace), 10, "a right"
-    )
     create(namespace, user, "Backup", "second", databaseRef={"name": "shop"}, imagePullSecrets=[{"name": "registry"}])
     kit.completed("backup", "second", namespace)
 

@@ -9,6 +9,11 @@ from e2e import kit
 from e2e.support import apply, delete, get, items, kubectl, wait_for, wait_gone
 
 
+def uid(kind: str, name: str, namespace: str) -> str:
+    """Empty while there is none of that name."""
+    return str((get(kind, name, namespace) or {}).get("metadata", {}).get("uid", ""))
+
+
 def test_a_database_becomes_ready_and_says_how_to_reach_it(namespace: str) -> None:
     kit.create_database(namespace, storage={"size": "1Gi"})
     kubectl("wait", "--for=jsonpath={.status.phase}=Ready", "database/shop", "-n", namespace, "--timeout=120s")
@@ -62,15 +67,17 @@ def test_deletion_policy_delete_takes_volume_and_secret_also_when_it_is_set_late
     )
     wait_for(
         lambda: (
-            get("sts", "kept-after-all", namespace)["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"]
-            == "Retain"
+            (found := get("sts", "kept-after-all", namespace))
+            and found["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Retain"
         ),
         30,
         "the policy to reach the StatefulSet",
     )
     # The StatefulSet's controller takes the ownerReference off the claim again.
     wait_for(
-        lambda: not get("pvc", "data-kept-after-all-0", namespace)["metadata"].get("ownerReferences"),
+        lambda: (
+            (found := get("pvc", "data-kept-after-all-0", namespace)) and not found["metadata"].get("ownerReferences")
+        ),
         30,
         "the claim to be free",
     )
@@ -115,12 +122,16 @@ def test_lost_credentials_are_named_and_never_made_anew(namespace: str) -> None:
 def test_what_is_taken_away_is_put_back(namespace: str) -> None:
     kit.ready_database(namespace)
     kit.sql(namespace, "CREATE TABLE kept AS SELECT 42 AS answer")
-    uid = get("service", "shop", namespace)["metadata"]["uid"]
+    before = uid("service", "shop", namespace)
     delete("service", "shop", namespace)
     wait_for(lambda: get("service", "shop", namespace), 20, "the Service to come back")
-    assert get("service", "shop", namespace)["metadata"]["uid"] != uid
+    assert uid("service", "shop", namespace) != before
+    before = uid("pod", "shop-0", namespace)
     delete("sts", "shop", namespace)
     wait_for(lambda: get("sts", "shop", namespace), 20, "the StatefulSet to come back")
+    # The Database is called ready until the operator has noticed.
+    wait_for(lambda: uid("pod", "shop-0", namespace) not in ("", before), 120, "a new pod")
+    kubectl("wait", "--for=condition=Ready", "pod/shop-0", "-n", namespace, "--timeout=120s", timeout=130)
     kit.wait_ready(namespace)
     assert kit.sql(namespace, "SELECT answer FROM kept") == "42"
 
@@ -132,7 +143,7 @@ def test_a_changed_spec_is_rolled_out(namespace: str) -> None:
 
     def rolled_out() -> bool:
         pod, found = get("pod", "shop-0", namespace), get("database", "shop", namespace)
-        if pod is None:  # between the old one and the new one
+        if pod is None or found is None:  # the pod, between the old one and the new one
             return False
         wanted = pod["spec"]["containers"][0]["resources"].get("requests") == {"memory": "64Mi"}
         return wanted and found["status"]["phase"] == "Ready"

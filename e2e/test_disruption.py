@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +46,13 @@ class Watcher:
                 self.fewest = min(self.fewest, available())
                 over.wait(0.2)
 
-        thread = threading.Thread(target=look)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            looking = pool.submit(look)
+            try:
+                yield
+            finally:
+                over.set()
+            looking.result()  # raises what has ended it too early
 
 
 def evict(pod: str) -> None:
@@ -67,6 +68,12 @@ def evict(pod: str) -> None:
 
 def names() -> list[str]:
     return [pod["metadata"]["name"] for pod in fleet.pods()]
+
+
+def may_evict() -> bool:
+    """Whether the PodDisruptionBudget allows one: its controller counts the available pods a little later."""
+    budget = get("poddisruptionbudget", f"{DEPLOYMENT}-pdb", SYSTEM) or {}
+    return bool(budget.get("status", {}).get("disruptionsAllowed", 0) >= 1)
 
 
 def evict_when_allowed(pod: str) -> int:
@@ -95,6 +102,7 @@ def test_a_second_eviction_is_refused(namespace: str, log: AuditLog, capsys: pyt
         for _ in range(REPETITIONS):
             with backups.repetition(figures) as old:
                 other = next(name for name in names() if name != old.pod)
+                wait_for(may_evict, 60, "an eviction to be allowed")
                 began = time.time()
                 evict(old.pod)
                 with pytest.raises(KubectlError, match="disruption budget"):

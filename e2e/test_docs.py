@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What documents work with; each gets a copy, so that nothing is left in the checkout.
 FILES = ("config", "docs", "job_templates", "Dockerfile.distroless")
-SECONDS = 170
+SECONDS = 420  # for one document, while others are played
 ROWS = """
 CREATE TABLE orders (id serial PRIMARY KEY, total numeric);
 INSERT INTO orders (total) SELECT generate_series(1, 1000);
@@ -237,6 +237,7 @@ def played(
         }
 
 
+@pytest.mark.timeout(1200)  # the first one waits for those before it in the pool as well
 @pytest.mark.parametrize("name", [d.name for d in map(read, DOCS) if d.commands])
 def test_commands(name: str, played: dict[str, Future[list[str]]]) -> None:
     wrong = played[name].result()

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from e2e import fleet
+from postgres_operator.watch import MANAGED_KINDS, OWN_KINDS
 
 if TYPE_CHECKING:
     from e2e.audit import AuditLog, Entry
 
 SECONDS = int(os.environ.get("E2E_IDLE_SECONDS", "60"))
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300 + SECONDS)]
-# kopf's seven watches are begun again every five minutes, the standby's one of the Lease as well.
-WATCHED_KINDS = 7
+# kopf's watch of each is begun again every five minutes, the standby's one of the Lease as well.
+WATCHED_KINDS = len(OWN_KINDS) + len(MANAGED_KINDS)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -9,6 +9,7 @@ import pytest
 
 from e2e import kit
 from e2e.cluster.configs import SYSTEM
+from e2e.fleet import rolled_out
 from e2e.support import get, items, kubectl, psql, wait_for
 from e2e.test_backup import locked
 
@@ -24,11 +25,11 @@ def settings(*variables: str) -> Iterator[None]:
     """The operator with other settings, as people change them."""
     try:
         kubectl("set", "env", DEPLOYMENT, "-n", SYSTEM, *variables)
-        kubectl("rollout", "status", DEPLOYMENT, "-n", SYSTEM, "--timeout=120s")
+        rolled_out()
         yield
     finally:
         kubectl("rollout", "undo", DEPLOYMENT, "-n", SYSTEM)
-        kubectl("rollout", "status", DEPLOYMENT, "-n", SYSTEM, "--timeout=120s")
+        rolled_out()
 
 
 def phases(namespace: str) -> dict[str, str]:

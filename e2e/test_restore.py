@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from e2e import kit
-from e2e.support import apply, delete, get, kubectl, psql, wait_for
+from e2e.support import apply, delete, get, kubectl, psql
 
 DAMAGE = "DROP TABLE orders CASCADE; UPDATE customers SET name = 'gone ' || id; CREATE TABLE later (n int REFERENCES customers)"
 
@@ -139,7 +139,7 @@ def overwrite(namespace: str, path: str, script: str) -> None:
         '"volumeMounts":[{"name":"s","mountPath":"/backups"}]}],"volumes":[{"name":"s","persistentVolumeClaim":{"claimName":"backups"}}]}}'
     )
     kubectl("run", "vandal", "-n", namespace, "--image=postgres:17", "--restart=Never", f"--overrides={overrides}")
-    wait_for(lambda: get("pod", "vandal", namespace)["status"]["phase"] == "Succeeded", 60, "the file to be damaged")
+    kit.wait_phase("pod", "vandal", namespace, "Succeeded", deadline=60)
     delete("pod", "vandal", namespace)
 
 

@@ -29,7 +29,11 @@ def test_of_a_volume_exactly_the_artifact_goes(namespace: str) -> None:
     kept, gone, late, neighbour = ({**kit.completed("backup", name, namespace), "name": name} for name in names)
     patch = '{"spec": {"deletionPolicy": "Delete"}}'
     kubectl("patch", "backup", late["name"], "-n", namespace, "--type=merge", "-p", patch)
-    wait_for(lambda: get("backup", late["name"], namespace)["metadata"].get("finalizers"), 15, "the Backup to be held")
+    wait_for(
+        lambda: (get("backup", late["name"], namespace) or {}).get("metadata", {}).get("finalizers"),
+        15,
+        "the Backup to be held",
+    )
     kubectl("delete", "backup", kept["name"], gone["name"], "-n", namespace, "--wait=true", timeout=60)
     kubectl("delete", "backup", late["name"], "-n", namespace, "--cascade=foreground", timeout=60)
     found = kit.claim_files(namespace)
@@ -64,11 +68,7 @@ def test_of_a_bucket_exactly_the_artifact_goes_and_a_namespace_is_not_held_up(cl
         # its store goes first; then nothing can be deleted any more
         delete("backupstore", "default", namespace)
         kubectl("delete", "backup", neighbour["name"], "-n", namespace, "--wait=false")
-        wait_for(
-            lambda: get("backup", neighbour["name"], namespace)["status"]["conditions"][0]["reason"] == "StoreNotFound",
-            30,
-            "the Backup to wait for its store",
-        )
+        kit.wait_reason("backup", neighbour["name"], namespace, "StoreNotFound", deadline=30)
         kit.wait_events(namespace, neighbour["name"], "BackupCompleted", "StoreNotFound")
         kubectl("delete", "namespace", namespace, "--wait=false")
         wait_gone("backup", neighbour["name"], namespace, deadline=60)

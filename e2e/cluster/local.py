@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 from e2e.cluster import build, cgroups
 from e2e.cluster.paths import ROOT, cache_dir, run_dir
@@ -18,12 +21,31 @@ from e2e.cluster.progress import run, say, step, until
 _START_SECONDS = 240
 
 
+_ports: list[IO[bytes]] = []  # held until this process ends
+
+
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
+    """A TCP port of the loopback interface that nobody listens on, and that is given to nobody else while we run.
+
+    None of those that the kernel gives away by itself, to connections too: it might before somebody listens.
+    """
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    candidates = [port for port in range(10000, 30000) if not low <= port <= high]  # NodePorts follow
+    directory = cache_dir() / "ports"
+    directory.mkdir(exist_ok=True)
+    random.shuffle(candidates)
+    for port in candidates:
+        lock = (directory / str(port)).open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as listener:
+                listener.bind(("127.0.0.1", port))
+        except OSError:  # another process has it
+            lock.close()
+            continue
+        _ports.append(lock)
         return port
+    raise RuntimeError(f"no port from 10000 to 29999 is free, outside the kernel's own ({low} to {high})")
 
 
 class Local:

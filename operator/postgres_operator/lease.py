@@ -24,8 +24,9 @@ from .gate import WriteGate
 
 logger = logging.getLogger(__name__)
 
-# The part of the renew deadline after which nothing is tried any more: there is time left to say why.
-_TRYING = 0.98
+# Seconds before the renew deadline from which on nothing is tried any more: there is time left to say why. Of a short
+# deadline it is a tenth, so that the next try, which comes after five sixths of it at the latest, comes before.
+_TO_SAY_WHY = 0.2
 _RELEASE_SECONDS = 1.0
 
 
@@ -196,7 +197,8 @@ class Elector:
 
     @property
     def _deadline(self) -> float:
-        return self._renewed + self._terms.renew_deadline * _TRYING
+        deadline = self._terms.renew_deadline
+        return self._renewed + deadline - min(_TO_SAY_WHY, deadline / 10)
 
     async def _renew(self, cluster: Cluster) -> None:
         try:

@@ -1,4 +1,9 @@
 import pytest
+from hypothesis import settings
+
+# How long one example takes says more about the machine, and what else it does, than about the code.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -417,10 +417,10 @@ def test_code_that_keeps_the_interpreters_lock_does_not_stop_it(run, hog):
     # A thread in Python would never have its turn: this one would end the process otherwise.
     child = run(f"""
         def too_late():
-            time.sleep(0.25)
+            time.sleep(1.5)
             os._exit(3)
         threading.Thread(target=too_late, daemon=True).start()
-        until = time.monotonic() + 0.5
+        until = time.monotonic() + 2
         gate.WriteGate().hold(until)
         print(until)
         {hog}
@@ -431,7 +431,7 @@ def test_code_that_keeps_the_interpreters_lock_does_not_stop_it(run, hog):
 def test_a_process_that_was_stopped_for_longer_ends_when_it_goes_on_and_writes_nothing(run):
     child = run("""
         guard = gate.WriteGate()
-        guard.hold(time.monotonic() + 1)
+        guard.hold(time.monotonic() + 3)
         print("held", guard.is_open)
         sys.stdin.readline()
         try:
@@ -444,7 +444,7 @@ def test_a_process_that_was_stopped_for_longer_ends_when_it_goes_on_and_writes_n
     assert child.read() == "held True"
     child.process.send_signal(signal.SIGSTOP)
     child.write("now write")
-    assert child.lives_for(1.2), "it was not stopped"
+    assert child.lives_for(3.2), "it was not stopped"
     child.process.send_signal(signal.SIGCONT)
     went_on = time.monotonic()
     code, gone = child.ended()

@@ -28,15 +28,15 @@ async def nothing_to_take(queue: WorkQueue[str]) -> bool:
 
 
 class Clock:
-    """Stands for the event loop's clock: time passes when a test says so."""
+    """Stands for the event loop's clock: time passes when a test says so, and not by itself."""
 
     def __init__(self, monkeypatch) -> None:
         loop = asyncio.get_running_loop()
-        self._start, self._passed, real = loop.time(), 0.0, loop.time
-        monkeypatch.setattr(loop, "time", lambda: real() + self._passed)
+        self._now = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: self._now)
 
     async def forward(self, seconds: float) -> None:
-        self._passed += seconds
+        self._now += seconds
         await settle()
 
 

@@ -114,9 +114,11 @@ def variables(kubeconfig: Path, **environment: str) -> dict[str, str]:
     }
 
 
-def start_process(kubeconfig: Path, **environment: str) -> "subprocess.Popen[str]":
+def start_process(
+    kubeconfig: Path, program: tuple[str, ...] = ("-m", "postgres_operator"), **environment: str
+) -> "subprocess.Popen[str]":
     """The operator as a process of its own."""
-    command = [sys.executable, "-m", "postgres_operator"]
+    command = [sys.executable, *program]
     return subprocess.Popen(command, env=variables(kubeconfig, **environment), stderr=subprocess.PIPE, text=True)
 
 

@@ -25,7 +25,7 @@ LATE = 1.5
 PROGRAM = ("-m", "postgres_operator")
 
 
-async def soon(what: str, check: Callable[[], Any], within: float = 20) -> None:
+async def soon(what: str, check: Callable[[], Any], within: float = 60) -> None:
     """Poll until it is so."""
     deadline = time.monotonic() + within
     while not check():
@@ -81,7 +81,7 @@ class Replica:
         await self._reading
         return code, at
 
-    async def says(self, text: str, within: float = 20) -> float:
+    async def says(self, text: str, within: float = 60) -> float:
         """When it logged a line with this text in it."""
         try:
             await soon(f"{self.name} to say {text!r}", lambda: text in self.log, within)
@@ -93,7 +93,7 @@ class Replica:
     def log(self) -> str:
         return "\n".join(line for _, line in self.lines)
 
-    async def leads(self, within: float = 20) -> float:
+    async def leads(self, within: float = 60) -> float:
         """When it said that it is the leader."""
         return await self.says("is the leader now", within)
 

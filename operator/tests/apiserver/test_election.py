@@ -50,7 +50,8 @@ async def test_a_leader_that_is_told_to_end_hands_over_within_a_second(replicas:
     release.off()
     handed_over = time.monotonic()
 
-    assert await standby.leads() - handed_over < 1.5
+    await standby.leads()
+    assert standby.held[0].at - handed_over < 1.5
     after = await replicas.lease()
     assert after["holderIdentity"].startswith("standby_")
     assert after["leaseTransitions"] == before["leaseTransitions"] + 1
@@ -76,6 +77,7 @@ async def test_a_leader_looks_at_everything_before_it_writes(replicas: Replicas)
     assert (await replicas.lease())["leaseTransitions"] == 0, "it is the first one of all"
 
 
+@pytest.mark.alone
 async def test_an_end_while_the_api_server_hangs_takes_three_seconds_at_most(replicas: Replicas):
     leader = await replicas.leader()
     leader.proxy.switch(Fault.SWALLOW)
@@ -97,7 +99,7 @@ async def test_a_leader_whose_last_write_hangs_does_not_hand_over(replicas: Repl
 
     assert code == 0
     assert "leads no more" not in leader.log
-    assert (await replicas.lease())["holderIdentity"].startswith("leader_")
+    assert not leader.proxy.sent(lambda request: holder(request) == ""), "it does not ask for its release"
     await standby.leads()
     assert standby.held[0].at - leader.held[-1].at >= DURATION
     await soon("the standby to work", lambda: [r for r in standby.proxy.sent(to("PATCH", "backups/status")) if r.done])

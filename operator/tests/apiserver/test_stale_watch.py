@@ -31,6 +31,7 @@ async def leader(replicas: Replicas) -> Replica:
     await replica.leads()
     await replicas.world.backup("b")
     await replica.says("DatabaseNotFound")
+    await replica.renews(2)  # meanwhile the watch has shown what it wrote
     return replica
 
 

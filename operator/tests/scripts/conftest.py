@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +22,8 @@ from script_runner import (
     new_databases,
     until,
 )
+
+from e2e.cluster.local import free_port
 
 _CONFIGURATION = """
 listen_addresses = '127.0.0.1'
@@ -90,8 +91,7 @@ def started(directory: Path, settings: Iterable[str] = (), access: str = "") -> 
     initdb += ["-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
     done = subprocess.run(initdb, check=False, capture_output=True, text=True, cwd="/", **UNPRIVILEGED)
     assert done.returncode == 0, done.stdout + done.stderr
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with (data / "postgresql.auto.conf").open("a") as configuration:
         configuration.write("\n".join([_CONFIGURATION, f"port = {port}", *settings, ""]))
     if access:

@@ -150,7 +150,7 @@ def test_a_worker_that_fails_leaves_nothing_and_its_own_reason(pods: Pods, datab
 def test_a_worker_that_is_killed_leaves_nothing(pods: Pods, database: NewDatabase, store: Path) -> None:
     db = database()
     db.app_sql("CREATE TABLE long AS SELECT n, md5(n::text) FROM generate_series(1, 600000) n")  # time to kill
-    kill = "for i in {1..200}; do pkill -KILL -P $! && break; sleep 0.01; done; wait $!"
+    kill = "for i in {1..2000}; do pkill -KILL -P $! && break; sleep 0.01; done; wait $!"
     pods.shim("pg_dump", f'[ "$1" = --version ] && exec "$REAL" "$@"; "$REAL" "$@" & {kill}')
     assert "worker process died" in _fails(pods, db, store)
 
