@@ -40,6 +40,8 @@ def test_a_database_becomes_ready_and_says_how_to_reach_it(namespace: str) -> No
     assert password not in kubectl("logs", "shop-0", "-n", namespace)
     assert kit.sql(namespace, "SELECT current_user, current_database()") == "app|app"
     assert kit.sql(namespace, "SELECT rolsuper FROM pg_roles WHERE rolname = 'app'") == "f"
+    shared_memory = kubectl("exec", "shop-0", "-n", namespace, "--", "df", "--output=size", "-BM", "/dev/shm")
+    assert shared_memory.split()[-1] == "256M"
 
 
 def test_names_that_are_not_ascii(namespace: str) -> None:

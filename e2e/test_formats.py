@@ -29,7 +29,7 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def test_several_sessions_dump_and_restore_the_same(namespace: str, show: Callable[[str], None]) -> None:
-    kit.ready_database(namespace)
+    kit.ready_database(namespace, version=18)
     kit.sql(namespace, kit.SCHEMA + "".join(TABLES.format(n=n, rows=ROWS) for n in range(4)))
     before, figures = kit.fingerprint(namespace), []
     for name, (dump, load) in WAYS.items():

@@ -81,7 +81,7 @@ def test_a_volume(namespace: str) -> None:
 
 
 def test_a_bucket(namespace: str) -> None:
-    kit.create_database(namespace)
+    kit.create_database(namespace, version=18)
     server = ObjectStore(namespace)
     server.start()
     apply(server.backup_store("default", prefix="team"), namespace)
