@@ -25,7 +25,9 @@ class Cache:
         known = self._objects[kind, meta["namespace"]].get(meta["name"])
         if known and version(known) >= version(body):
             return False
-        slim = {k: v for k, v in body.items() if k in ("spec", "status")}
+        # Of Jobs there are many, and each one's spec has the scripts that it runs; no decision looks at it.
+        kept = ("status",) if kind == "Job" else ("spec", "status")
+        slim = {k: v for k, v in body.items() if k in kept}
         slim["metadata"] = {k: v for k, v in meta.items() if k != "managedFields"}
         self._objects[kind, meta["namespace"]][meta["name"]] = slim
         if kind == "Job":

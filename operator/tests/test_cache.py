@@ -77,6 +77,15 @@ def test_what_nobody_looks_at_is_not_kept(cache):
     assert set(body) == {"metadata", "spec", "status"}
 
 
+def test_of_a_job_what_it_runs_is_not_kept(cache):
+    """Thousands of finished ones would not fit into the memory."""
+    job = job_of(backup(), active=1) | {"spec": {"template": {"spec": {"containers": [{"args": ["a script"]}]}}}}
+    cache.put("Job", job)
+    kept = cache.get("Job", "shop", job["metadata"]["name"])
+    assert kept == {"metadata": job["metadata"], "status": {"active": 1}}
+    assert list(cache.unfinished.values()) == [kept]
+
+
 def test_objects_may_change_while_keys_are_walked(cache):
     cache.put("Backup", version(1))
     cache.put("Backup", version(1, name="weekly"))
