@@ -22,7 +22,9 @@ from .errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFo
 
 _TIMEOUT_SECONDS = 15.0
 _WATCH_SECONDS = 300
-_PAGE = 500
+# Objects that are in memory at once while they are listed: whole ones, of which a Job has 40 KB of scripts, or metadata.
+PAGE = 100
+_PAGE_OF_METADATA = 500
 _MERGE = "application/merge-patch+json"
 _UNANSWERED = (aiohttp.ClientError, TimeoutError, OSError)
 _AWAY = ("error", "502", "503", "504")  # nobody answered, or a proxy for it
@@ -119,7 +121,8 @@ class Cluster:
         self, kind: str, namespace: str, label_selector: str, *, metadata_only: bool = False
     ) -> AsyncIterator[Body]:
         """All objects of a kind, page by page; in all namespaces where none is given."""
-        query = {"limit": str(_PAGE), "labelSelector": label_selector}
+        limit = _PAGE_OF_METADATA if metadata_only else PAGE
+        query = {"limit": str(limit), "labelSelector": label_selector}
         accept = _METADATA_ONLY if metadata_only else "application/json"
         while True:
             page = await self._request("GET", f"{_path(kind, namespace)}?{urlencode(query)}", accept=accept)

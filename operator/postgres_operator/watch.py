@@ -14,7 +14,7 @@ import kopf
 
 from . import metrics, names
 from .cache import Cache, Key
-from .cluster import RESOURCES, Cluster
+from .cluster import PAGE, RESOURCES, Cluster
 from .decide.actions import Body
 from .decide.deletion import concerns
 from .decide.jobs import read_job
@@ -284,7 +284,7 @@ def settings() -> kopf.OperatorSettings:
     result.watching.server_timeout = 300
     result.watching.connect_timeout = 10
     result.watching.inactivity_timeout = 70
-    result.watching.chunk_size = 500
+    result.watching.chunk_size = PAGE
     result.queueing.idle_timeout = 0.1
     result.networking.error_backoffs = _Backoffs()
     result.networking.request_timeout = 30

@@ -1,7 +1,8 @@
 import pytest
 
-from postgres_operator.cluster import _error
+from postgres_operator.cluster import Cluster, _error
 from postgres_operator.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound
+from postgres_operator.watch import settings
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,28 @@ def test_what_an_error_stands_for(status, reason, message, expected):
     assert type(error) is expected
     assert (error.status, error.reason) == (status, reason)
     assert message in str(error)
+
+
+class Paged(Cluster):
+    """Answers each list with one object, and says for once that there are more."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def _request(self, method, path, body=None, content_type="", accept=""):
+        self.asked.append(path)
+        return {"items": [{"page": len(self.asked)}], "metadata": {"continue": "more"} if len(self.asked) == 1 else {}}
+
+
+@pytest.mark.parametrize(("metadata_only", "limit"), [(False, 100), (True, 500)])
+async def test_few_whole_objects_are_in_memory_while_they_are_listed(metadata_only, limit):
+    """A Job is large for the scripts in it, and all of them are listed when a replica starts."""
+    cluster = Paged()
+    listed = [body async for body in cluster.list_all("Job", "", "a=b", metadata_only=metadata_only)]
+    assert listed == [{"page": 1}, {"page": 2}]
+    first = f"/apis/batch/v1/jobs?limit={limit}&labelSelector=a%3Db"
+    assert cluster.asked == [first, f"{first}&continue=more"]
+
+
+def test_the_watches_list_as_few():
+    assert settings().watching.chunk_size == 100
