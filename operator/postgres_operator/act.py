@@ -102,10 +102,22 @@ class Actor:
             case Ask() | Queue():
                 raise AssertionError("the reconciler has seen to these")
 
-    async def _create_claim(self, resource: Resource, body: Body) -> float:
+    async def _create_claim(self, resource: Resource, body: Body) -> float | None:
+        name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
         if await create_unless_there(self._cluster, "PersistentVolumeClaim", body):
-            logger.info("Created PersistentVolumeClaim %s", body["metadata"]["name"], extra=about(resource.key))
-        return 0
+            logger.info("Created PersistentVolumeClaim %s", name, extra=about(resource.key))
+            return 0
+        found = await self._cluster.get("PersistentVolumeClaim", namespace, name)
+        if found is None or "deletionTimestamp" not in found["metadata"]:
+            return 0
+        # A pod that uses it may keep it for long.
+        message = (
+            f'PersistentVolumeClaim "{name}" is being deleted; waiting until it is gone. '
+            f"What uses it still: kubectl describe pvc {name} -n {namespace}"
+        )
+        action = refusals.may_pass(resource, self._now(), Problem("ClaimNotFound", message))
+        assert action  # a Backup that has not begun has nothing else to say
+        return await self.act(resource, action)
 
     async def _set_status(self, resource: Resource, action: SetStatus) -> float | None:
         kind, namespace, name = resource.key

@@ -22,7 +22,7 @@ from .errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFo
 
 _TIMEOUT_SECONDS = 15.0
 _WATCH_SECONDS = 300
-# Objects that are in memory at once while they are listed: whole ones, of which a Job has 40 KB of scripts, or metadata.
+# Objects that a list has in memory at once: whole ones, of which a Job has 40 KB of scripts, or metadata alone.
 PAGE = 100
 _PAGE_OF_METADATA = 500
 _MERGE = "application/merge-patch+json"

@@ -38,7 +38,7 @@ class Paged(Cluster):
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def _request(self, method, path, body=None, content_type="", accept=""):
+    async def _request(self, _, path, **__):
         self.asked.append(path)
         return {"items": [{"page": len(self.asked)}], "metadata": {"continue": "more"} if len(self.asked) == 1 else {}}
 

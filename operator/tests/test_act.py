@@ -1,0 +1,65 @@
+"""What is decided, carried out against an API server that answers in awkward ways."""
+
+from pathlib import Path
+
+import pytest
+from fakes import WritableCluster
+from support import NOW, backup, database
+
+from postgres_operator.cache import Cache
+from postgres_operator.decide.run import Policy
+from postgres_operator.reconcile import Reconciler
+from postgres_operator.render import Renderer
+
+NIGHTLY = ("Backup", "shop", "nightly")
+POLICY = Policy({"accessModes": ["ReadWriteOnce"]})
+RENDERER = Renderer(Path(__file__).resolve().parents[2] / "job_templates", 1001, 1002)
+
+
+class Lab:
+    """A reconciler whose cache has what the API server has."""
+
+    def __init__(self, *objects) -> None:
+        self.cluster, self.cache = WritableCluster(*objects), Cache()
+        for kind, body in objects:
+            self.cache.put(kind, body)
+        self.reconciler = Reconciler(self.cluster, self.cache, self.cache.put, RENDERER, POLICY, lambda: NOW)
+
+    async def settle(self, key, steps: int = 10) -> float | None:
+        """Reconcile until nothing is to be done now; seconds until the next look."""
+        for _ in range(steps):
+            if (after := await self.reconciler.reconcile(key)) != 0:
+                return after
+        raise AssertionError(f"{key} does not settle")
+
+    def why(self, key) -> tuple[str, str]:
+        (condition, *_) = self.cluster.objects[key]["status"]["conditions"]
+        return condition["reason"], condition["message"]
+
+
+def claim(**meta):
+    return {
+        "metadata": {"name": "backups", "namespace": "shop", "uid": "c", "resourceVersion": "7", **meta},
+        "spec": {"accessModes": ["ReadWriteOnce"]},
+    }
+
+
+# --- the claim that backups go to by default
+
+
+async def test_the_default_claim_is_made_and_the_backup_goes_on():
+    lab = Lab(("Database", database()), ("Backup", backup()))
+    await lab.settle(NIGHTLY)
+    assert [kind for kind, *_ in lab.cluster.asked("create")] == ["PersistentVolumeClaim", "Job"]
+
+
+async def test_a_default_claim_that_is_being_deleted_is_waited_for_and_shown():
+    lab = Lab(("Database", database()), ("Backup", backup()))
+    lab.cluster.put("PersistentVolumeClaim", claim(deletionTimestamp="2026-03-01T11:59:00Z"))
+    assert await lab.settle(NIGHTLY) == pytest.approx(20)
+    reason, message = lab.why(NIGHTLY)
+    assert reason == "ClaimNotFound"
+    assert message.startswith('PersistentVolumeClaim "backups" is being deleted; waiting until it is gone.')
+    lab.cluster.delete("PersistentVolumeClaim", "shop", "backups")
+    await lab.settle(NIGHTLY)
+    assert lab.why(NIGHTLY)[0] == "Running"
