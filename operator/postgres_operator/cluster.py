@@ -28,8 +28,9 @@ _PAGE_OF_METADATA = 500
 _MERGE = "application/merge-patch+json"
 _UNANSWERED = (aiohttp.ClientError, TimeoutError, OSError)
 _AWAY = ("error", "502", "503", "504")  # nobody answered, or a proxy for it
-# A policy that does not say otherwise denies by a 422, and a webhook by a 400, as if the object were at fault.
-_DENIED = re.compile("(ValidatingAdmissionPolicy|admission webhook) .* denied (the )?request")
+# A policy that does not say otherwise denies by a 422, and a webhook by a 400, as if the object were at fault; each may
+# take any other code. A webhook that does not answer is a 500, and nothing is stored without it.
+_DENIED = re.compile('(ValidatingAdmissionPolicy|admission webhook) .* denied (the )?request|failed calling webhook "')
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 
 
@@ -277,6 +278,6 @@ def _error(method: str, path: str, status: int, answer: Mapping[str, Any]) -> Ap
     reason, message = answer.get("reason", ""), f"{method} {path}: {status} {answer.get('message', '')}"
     kinds = {400: Invalid, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid}
     kind = AlreadyExists if reason == "AlreadyExists" else kinds.get(status, ApiError)
-    if kind is Invalid and _DENIED.search(message):
+    if _DENIED.search(message):
         kind = Forbidden
     return kind(message, status, reason)

@@ -59,6 +59,7 @@ class WritableCluster(FakeCluster):
     def __init__(self, *objects: tuple[str, Body]) -> None:
         super().__init__(*objects)
         self.version = 1000
+        self.refuses: dict[str, ApiError] = {}  # a kind, and why none of it is created
 
     def _write(self, kind: str, body: Body) -> Body:
         self.version += 1
@@ -77,6 +78,8 @@ class WritableCluster(FakeCluster):
     async def create(self, kind: str, body: Body) -> Body:
         meta = body["metadata"]
         self.requests.append(("create", kind, meta["namespace"], meta.get("name", "")))
+        if error := self.refuses.get(kind):
+            raise error
         if (kind, meta["namespace"], meta.get("name")) in self.objects:
             raise AlreadyExists(f'{kind} "{meta["name"]}" already exists', 409)
         self.version += 1

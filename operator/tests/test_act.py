@@ -7,6 +7,7 @@ from fakes import WritableCluster
 from support import NOW, backup, database
 
 from postgres_operator.cache import Cache
+from postgres_operator.cluster import _error
 from postgres_operator.decide.run import Policy
 from postgres_operator.reconcile import Reconciler
 from postgres_operator.render import Renderer
@@ -61,5 +62,22 @@ async def test_a_default_claim_that_is_being_deleted_is_waited_for_and_shown():
     assert reason == "ClaimNotFound"
     assert message.startswith('PersistentVolumeClaim "backups" is being deleted; waiting until it is gone.')
     lab.cluster.delete("PersistentVolumeClaim", "shop", "backups")
+    await lab.settle(NIGHTLY)
+    assert lab.why(NIGHTLY)[0] == "Running"
+
+
+# --- what admission refuses
+
+AWAY = 'Internal error occurred: failed calling webhook "w": failed to call webhook: connection refused'
+
+
+async def test_a_webhook_that_is_away_is_shown_and_the_backup_goes_on_once_it_is_back():
+    lab = Lab(("Database", database()), ("Backup", backup()))
+    lab.cluster.put("PersistentVolumeClaim", claim())
+    lab.cluster.refuses["Job"] = _error("POST", "…", 500, {"reason": "InternalError", "message": AWAY})
+    assert await lab.settle(NIGHTLY) == pytest.approx(20)
+    reason, message = lab.why(NIGHTLY)
+    assert (reason, AWAY in message) == ("RequestRefused", True)
+    lab.cluster.refuses.clear()
     await lab.settle(NIGHTLY)
     assert lab.why(NIGHTLY)[0] == "Running"

@@ -14,7 +14,14 @@ from postgres_operator.watch import settings
         pytest.param(409, "AlreadyExists", "already exists", AlreadyExists, id="there"),
         pytest.param(422, "Invalid", 'Job.batch "x" is invalid: spec: Required value', Invalid, id="invalid"),
         pytest.param(400, "BadRequest", "strict decoding error: unknown field", Invalid, id="unknown-field"),
-        pytest.param(500, "InternalError", "failed calling webhook", ApiError, id="webhook-away"),
+        pytest.param(500, "InternalError", "Internal error occurred: etcdserver: no leader", ApiError, id="etcd-away"),
+        pytest.param(
+            500,
+            "InternalError",
+            'Internal error occurred: failed calling webhook "w.example.com": failed to call webhook: Post "https://w"',
+            Forbidden,
+            id="webhook-away",
+        ),
         pytest.param(
             422,
             "Invalid",
@@ -22,7 +29,19 @@ from postgres_operator.watch import settings
             Forbidden,
             id="denied-by-a-policy",
         ),
-        pytest.param(400, "", 'admission webhook "w.example.com" denied the request: no', Forbidden, id="by-a-webhook"),
+        *(
+            pytest.param(
+                status, reason, 'admission webhook "w.example.com" denied the request: no', Forbidden, id=f"by-{status}"
+            )
+            for status, reason in [
+                (400, ""),
+                (404, "NotFound"),
+                (409, "Conflict"),
+                (409, "AlreadyExists"),
+                (422, "Invalid"),
+                (500, "InternalError"),
+            ]
+        ),
     ],
 )
 def test_what_an_error_stands_for(status, reason, message, expected):
