@@ -6,13 +6,13 @@ finding out leaves it Unknown.
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from postgres_operator import names
 from postgres_operator.api.backup import Backup, BackupStatus, Inventory
-from postgres_operator.api.common import ApiModel, Failure, Reference, dump
+from postgres_operator.api.common import ApiModel, Failure, Reference, Version, dump
 from postgres_operator.api.database import Database
 from postgres_operator.api.store import BackupStore
 
@@ -31,11 +31,16 @@ _STOPPING = "StoppingJob"
 _PROVEN = ("ArtifactMissing", "ChecksumMismatch", "ManifestInvalid", "RestoreFailed")
 
 
-class _Report(ApiModel):
-    """What the Job's script found: the entries of the list of contents, or what was restored."""
+class _Listed(ApiModel):
+    """What the Job's script found in mode List. Without a default: an empty report proves nothing."""
 
-    entries: int = 0
-    server_version: str = ""
+    entries: Annotated[int, Field(ge=0)]
+
+
+class _Restored(Inventory):
+    """What it found in mode Restore: how much it restored, and into what."""
+
+    server_version: Version
 
 
 def due(body: Body) -> bool:
@@ -124,12 +129,12 @@ def _values(backup: Backup, database: Database, place: places.Place, policy: Pol
 def _succeeded(backup: Backup, facts: Facts, result: Body) -> Action:
     message = f"The {backup.status.size_bytes} bytes in {backup.status.backup_location} are those that were dumped"
     try:
-        report = _Report.model_validate(result)
         if backup.spec.verification.mode == "Restore":
-            restored = Inventory.model_validate(result)
-            message += f"; a PostgreSQL {report.server_version} restored all of it: {restored}."
+            restored = _Restored.model_validate(result)
+            message += f"; a PostgreSQL {restored.server_version} restored all of it: {restored}."
         else:
-            message += f", and the list of contents with {report.entries} entries can be read."
+            listed = _Listed.model_validate(result)
+            message += f", and the list of contents with {listed.entries} entries can be read."
     except ValidationError as error:
         return incomplete(
             backup, facts.now, Problem("ResultInvalid", f"The Job's report is not valid: {wrong_fields(error)}")

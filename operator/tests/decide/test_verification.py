@@ -139,6 +139,18 @@ LATE = job_of(done(), "Verification", **failed_job("DeadlineExceeded"))
         pytest.param(
             "Restore", JOB, reported({"entries": 7}), ("Unknown", "VerificationIncomplete"), "tables", id="other-report"
         ),
+        *(
+            pytest.param(
+                mode, JOB, reported(result), ("Unknown", "VerificationIncomplete"), lacking, id=f"no-{lacking}"
+            )
+            for mode, result, lacking in [
+                ("List", {}, "entries"),
+                ("List", NUMBERS, "entries"),
+                ("List", {"entries": -1}, "entries"),
+                ("Restore", {}, "rows"),
+                ("Restore", {k: v for k, v in NUMBERS.items() if k != "serverVersion"}, "serverVersion"),
+            ]
+        ),
         pytest.param("List", JOB, [], ("Unknown", "VerificationIncomplete"), "ResultLost", id="no-report"),
         *(
             pytest.param("Restore", FAILED, failing(reason), ("False", reason), "why", id=reason)
