@@ -102,7 +102,7 @@ def follow(run: Run, facts: Facts, default_reason: str) -> Done | Broken | Actio
 def _active(run: Run, job: Job, facts: Facts) -> Action:
     if job.ready > 0 or job.ending:
         return _in_progress(run, job, facts.now, None, None)
-    age = (facts.now - job.created).total_seconds()
+    age = _age(run, job, facts.now)
     deadline = run.spec.start_deadline_seconds
     if age < LOOK_AT[0]:
         return _in_progress(run, job, facts.now, None, next_look(age, LOOK_AT))
@@ -128,6 +128,16 @@ def _active(run: Run, job: Job, facts: Facts) -> Action:
         return stopping(run, problem, "stopping its Job", facts.now, 0)
     marks = (*LOOK_AT, _REFUSED_FOR_GOOD_AFTER, deadline)
     return _in_progress(run, job, facts.now, problem, next_look(age, marks))
+
+
+def _age(run: Run, job: Job, now: datetime) -> float:
+    """Seconds for which the Job has been there, by the clock that says less.
+
+    The API server has dated the Job, and a replica of ours the run. Where the clocks of their nodes differ, a deadline
+    must come late rather than end what has just begun.
+    """
+    since = max(job.created, run.status.start_time or job.created)
+    return max((now - since).total_seconds(), 0.0)
 
 
 def _lost(run: Run) -> Problem:

@@ -62,7 +62,8 @@ def decide(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
     error = None
     if verified and verified.reason == _STOPPING:
         error = Failure(reason=_INCOMPLETE, message=verified.message)
-    status = BackupStatus(phase="InProgress", job_ref=Reference(name=name), error=error)
+    since = verified.last_transition_time if verified else None
+    status = BackupStatus(phase="InProgress", job_ref=Reference(name=name), error=error, start_time=since)
     match follow(backup.model_copy(update={"status": status}), facts, _INCOMPLETE):
         case Done(None):
             return incomplete(backup, facts.now, Problem("ResultLost", f"The report of Job {name} was lost."))

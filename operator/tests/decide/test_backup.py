@@ -43,7 +43,7 @@ from postgres_operator.decide.run import Facts, Full, Policy
 POLICY = Policy({"accessModes": ["ReadWriteOnce"]}, 3600)
 CLAIM = Claim("vault", ("ReadWriteOnce",))
 GONE = {}
-IN_PROGRESS = {"phase": "InProgress", "startTime": ago(50), "jobRef": {"name": "j"}}
+IN_PROGRESS = {"phase": "InProgress", "startTime": ago(50_000), "jobRef": {"name": "j"}}  # before any Job here
 
 
 def ask(body, *, db=None, job=None, the_store=None, reader=None, reader_pods=None, reader_refusals=None, **facts):
@@ -460,6 +460,19 @@ def test_a_sidecar_that_cannot_start_is_shown():
     action = ask(body, job=job_of(body, age=12, active=1), pods=pods)
     assert action.status["error"]["reason"] == "CredentialsLost"
     assert '"keys"' in action.status["error"]["message"]
+
+
+def test_a_clock_that_is_wrong_ends_nothing_that_has_just_begun():
+    """The API server dates the Job and we the run; whichever clock is behind, the other one counts."""
+    pods = [pod("Pending", waits("ImagePullBackOff", "no such image"))]
+    ours_is_ahead = running_backup(startTime=ago(30))
+    assert reason(ask(ours_is_ahead, job=job_of(backup(), age=4000, active=1), pods=pods)) == "ImagePullFailed"
+    other_replica_was_behind = running_backup(startTime=ago(4000))
+    action = ask(other_replica_was_behind, job=job_of(backup(), age=30, active=1), pods=pods)
+    assert reason(action) == "ImagePullFailed"
+    now_behind = running_backup(startTime=ago(-4000))
+    soon = ask(now_behind, job=job_of(backup(), age=30, active=1))
+    assert (reason(soon), soon.after) == ("Running", 10.5)
 
 
 def test_a_pod_that_started_is_not_held_to_the_start_deadline():

@@ -15,6 +15,7 @@ from support import (
     pod,
     s3_store,
     store,
+    waiting,
 )
 
 from postgres_operator.api.backup import Backup
@@ -229,3 +230,13 @@ def test_a_refused_pod_ends_it_after_its_job_was_deleted():
     last = ask(stopping, job_is_live=True, pods=[])
     assert says(last) == ("Unknown", "VerificationIncomplete")
     assert shown(last)["message"] == shown(first)["message"]
+
+
+def test_a_clock_that_is_ahead_ends_no_verification_that_has_just_begun():
+    job, pods = (
+        job_of(done(), "Verification", age=4000, active=1),
+        [pod("Pending", waiting("ErrImagePull", "no image"))],
+    )
+    assert says(ask(done("List", RUNNING), job=job, pods=pods)) == ("Unknown", "ImagePullFailed")
+    late = done("List", {**RUNNING, "lastTransitionTime": ago(4000)})
+    assert says(ask(late, job=job, pods=pods)) == ("Unknown", "StoppingJob")
