@@ -12,7 +12,20 @@ from postgres_operator.api.database import Database
 
 from .actions import Action, Ask, Body, Claim, DeleteJob, Fact, Nothing, Queue, SetStatus
 from .conditions import find
-from .jobs import LOOK_AT, Job, Problem, failure, lasting, next_look, obstacle, refusal, result, running, started
+from .jobs import (
+    LOOK_AT,
+    Job,
+    Problem,
+    failure,
+    lasting,
+    next_look,
+    obstacle,
+    overdue,
+    refusal,
+    result,
+    running,
+    started,
+)
 from .place import Place
 from .run_status import Run, in_progress, pending, stopping, unless_same
 
@@ -96,7 +109,17 @@ def follow(run: Run, facts: Facts, default_reason: str) -> Done | Broken | Actio
         return stopping(run, intent or _lost(run), "stopping its Job", facts.now, _RETRY_GONE)
     if intent:
         return DeleteJob(job.name, job.uid, job.resource_version, _RETRY_GONE)
-    return _active(run, job, facts)
+    return _leaving(run, job, facts) if job.terminating else _active(run, job, facts)
+
+
+def _leaving(run: Run, job: Job, facts: Facts) -> Action:
+    """Its pod is being deleted: with its node lost that has no end, whatever the deadlines of the Job."""
+    if facts.pods is None:
+        return Ask(Fact.PODS)
+    late = overdue(facts.pods, facts.now)
+    if isinstance(late, Problem):
+        return _in_progress(run, job, facts.now, late, None)
+    return _in_progress(run, job, facts.now, None, late)
 
 
 def _active(run: Run, job: Job, facts: Facts) -> Action:
