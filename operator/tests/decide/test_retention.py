@@ -14,6 +14,7 @@ from postgres_operator.decide.retention import Kept, decide, read_kept, superflu
 from postgres_operator.decide.schedule import decide as decide_schedule
 
 BERLIN = ZoneInfo("Europe/Berlin")
+GOING = {"deletionTimestamp": "2026-03-01T11:00:00Z"}
 
 
 def kept(name, time, **more):
@@ -197,6 +198,49 @@ def test_nothing_goes_while_the_last_one_is_being_verified():
     assert ask([replace(first, unproven=True), *others]) is None
     # an older one whose verification goes on neither counts nor goes
     assert going({"keepLast": 1}, [first, replace(others[0], unproven=True), others[1]]) == ["b02"]
+
+
+def test_a_verification_that_does_not_go_on_is_told():
+    first, *others = daily(5)
+    reason, message = told(ask([replace(first, unproven=True, held_up="QuotaExceeded: no room"), *others]))
+    assert reason == "RetentionHeld"
+    assert message.endswith('Backup "b00" is the last one and its verification does not go on: QuotaExceeded: no room')
+
+
+def test_a_deletion_that_does_not_go_on_is_told():
+    *others, last = daily(5)
+    stuck = replace(last, deleted=True, finalizers=(names.FINALIZER,), held_up="DeletionFailed: no bucket")
+    for beside in (others, others[:1]):
+        reason, message = told(ask([*beside, stuck]))
+        assert reason == "RetentionHeld"
+        assert message == (
+            'No other Backup is deleted until "b04" is gone, and that does not go on: DeletionFailed: no bucket'
+        )
+    assert ask([*others, replace(stuck, finalizers=("example.com/mine",))]).name == "b03"
+    assert told(ask([*others, stuck], {"dryRun": True}))[0] == "RetentionDryRun"
+
+
+@pytest.mark.parametrize(
+    ("meta", "conditions", "held_up"),
+    [
+        pytest.param({}, [], "", id="nothing said"),
+        pytest.param({}, [("Verified", "Running")], "", id="verification runs"),
+        pytest.param({}, [("Verified", "QuotaExceeded")], "QuotaExceeded: m", id="verification refused"),
+        pytest.param(GOING, [("Deleted", "Deleting")], "", id="deletion runs"),
+        pytest.param(GOING, [("Deleted", "DownloadFailed")], "DownloadFailed: m", id="deletion failed"),
+        pytest.param(GOING, [("Verified", "QuotaExceeded")], "", id="deletion before its first word"),
+        pytest.param({}, [("Deleted", "DownloadFailed")], "", id="never deleted in the end"),
+    ],
+)
+def test_what_holds_a_backup_up(meta, conditions, held_up):
+    said = [{"type": kind, "status": "Unknown", "reason": reason, "message": "m"} for kind, reason in conditions]
+    body = {
+        "metadata": {"name": "x", "uid": "u", "resourceVersion": "3", "creationTimestamp": "2026-03-01T03:00:00Z"}
+        | meta,
+        "spec": {"databaseRef": {"name": "shop"}},
+        "status": {"phase": "Completed", "conditions": said},
+    }
+    assert read_kept(body, frozenset()).held_up == held_up
 
 
 def test_the_last_one_is_the_one_that_ended_last():
