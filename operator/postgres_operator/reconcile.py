@@ -130,7 +130,9 @@ class Reconciler:
         backup = Backup.model_validate(body)
         if backup.deleted:
             return None
-        finder = VerificationFinder(self._cluster, self._cache, self._claims, backup, self._policy, self._now)
+        finder = VerificationFinder(
+            self._cluster, self._cache, self._claims, backup, self._policy, self._now, self._starting
+        )
         return await self._step(backup, finder)
 
     async def _see_off(self, backup: Backup) -> float | None:

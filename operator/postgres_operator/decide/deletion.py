@@ -19,7 +19,7 @@ from .actions import Action, Ask, Body, Claim, CreateJob, DeleteJob, Event, Fact
 from .conditions import condition, find, same
 from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, running
 from .place import Place
-from .run import Policy, job_values, stand_in
+from .run import Policy, job_values, stand_in, waiting_for
 
 CONDITION = "Deleted"
 _GOES_ON = ("Deleting", "StoppingJob", "BackupInUse")  # reasons of the condition while all goes well
@@ -126,8 +126,7 @@ def _start(backup: Backup, facts: DeletionFacts, policy: Policy) -> Action:
     if isinstance(place, Problem):
         return _trouble(backup, facts.now, place, _RETRY_FAILED)
     if facts.users:
-        waiting = f"Waiting for {', '.join(facts.users[:3])} to end."
-        return _tell(backup, facts.now, Problem("BackupInUse", waiting), _RETRY_IN_USE)
+        return _tell(backup, facts.now, Problem("BackupInUse", waiting_for(facts.users)), _RETRY_IN_USE)
     if place.claim and not facts.claim_known:
         return Ask(Fact.CLAIM)
     if place.claim and facts.claim is None:

@@ -35,7 +35,7 @@ _RETRY_GONE = 3.0
 RETRY_CLAIM = 15.0  # no watch shows that a claim has appeared
 # The end of what is waited for wakes it before. This is for what ended without a trace, or wakes nobody: a Job whose
 # ReadWriteOncePod claim is waited for.
-_RETRY_SLOT = 30.0
+RETRY_SLOT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +206,13 @@ def target(run: Run, facts: Facts) -> Database | Action:
 def slot(run: Run, facts: Facts) -> Action | None:
     """What to wait for, when all else that the run needs is there."""
     if facts.blockers:
-        waiting = f"Waiting for {', '.join(facts.blockers[:3])} to end."
-        return pending(run, facts.now, "WaitingForSlot", waiting, _RETRY_SLOT)
+        return pending(run, facts.now, "WaitingForSlot", waiting_for(facts.blockers), RETRY_SLOT)
     return Queue(_queued(run, facts.full, facts.now)) if facts.full else None
+
+
+def waiting_for(others: Sequence[str]) -> str:
+    """What a condition says of what has to end first."""
+    return f"Waiting for {', '.join(others[:3])} to end."
 
 
 def _queued(run: Run, full: Full, now: datetime) -> SetStatus | Nothing:

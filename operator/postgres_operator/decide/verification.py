@@ -21,12 +21,13 @@ from .actions import Action, Ask, Body, CreateJob, Event, Fact, Nothing, SetStat
 from .backup import selection_lines
 from .conditions import condition, find, same
 from .jobs import Problem, wrong_fields
-from .run import Broken, Done, Facts, Policy, follow, job_values
+from .run import RETRY_SLOT, Broken, Done, Facts, Policy, follow, job_values, waiting_for
 from .run_status import Run
 
 _TYPE = "Verified"
 _INCOMPLETE = "VerificationIncomplete"
 _STOPPING = "StoppingJob"
+_NO_JOB = ("QuotaExceeded", "RequestRefused", "WaitingForSlot")  # reasons while there is none yet
 # What a script says only after it has seen it with its own eyes.
 _PROVEN = ("ArtifactMissing", "ChecksumMismatch", "ManifestInvalid", "RestoreFailed")
 
@@ -86,7 +87,7 @@ def decide(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
 def created(run: Run) -> bool:
     """Whether its status says that the Job of its verification is there, or was."""
     verified = find(run.status.conditions, _TYPE)
-    return verified is not None and verified.reason not in ("QuotaExceeded", "RequestRefused")
+    return verified is not None and verified.reason not in _NO_JOB
 
 
 def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Policy) -> Action:
@@ -104,6 +105,8 @@ def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
     if place.claim and facts.claim is None:
         missing = Problem("ArtifactMissing", f'PersistentVolumeClaim "{place.claim}" does not exist any more.')
         return _conclude(backup, facts.now, "False", missing)
+    if facts.blockers:
+        return _show(backup, facts.now, "WaitingForSlot", waiting_for(facts.blockers), RETRY_SLOT)
     name = names.job_name("Verification", backup.metadata.name, backup.metadata.uid)
     return CreateJob(
         name=name,

@@ -97,8 +97,17 @@ def test_a_job_follows_a_backup():
     assert ask(done()) == Ask(Fact.CLAIM)
 
 
-def test_a_refused_request_is_tried_again():
-    assert isinstance(ask(done("List", verified("QuotaExceeded")), claim=CLAIM, claim_known=True), CreateJob)
+@pytest.mark.parametrize("reason", ["QuotaExceeded", "RequestRefused", "WaitingForSlot"])
+def test_a_job_that_was_not_made_is_tried_again(reason):
+    assert isinstance(ask(done("List", verified(reason)), claim=CLAIM, claim_known=True), CreateJob)
+
+
+def test_a_claim_that_others_have_is_waited_for():
+    busy = {"claim": CLAIM, "claim_known": True, "blockers": ["a", "b", "c", "d"]}
+    action = ask(done(), **busy)
+    assert (says(action), action.after) == (("Unknown", "WaitingForSlot"), 30)
+    assert shown(action)["message"] == "Waiting for a, b, c to end."
+    assert ask(done("Restore", shown(action)), **busy) == Nothing(30)
 
 
 @pytest.mark.parametrize(
