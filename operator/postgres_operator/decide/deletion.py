@@ -54,10 +54,16 @@ class DeletionFacts:
 
 
 def concerns(body: Body) -> bool:
-    """Whether the finalizer of a Backup has to come or go; as cheap as can be, for most have nothing to do with it."""
+    """Whether the finalizer of a Backup has to come or go, or has come or gone after it was refused.
+
+    As cheap as can be, for most have nothing to do with it.
+    """
     meta = body["metadata"]
     held = names.FINALIZER in meta.get("finalizers", ())
-    return held if "deletionTimestamp" in meta else held != (body["spec"].get("deletionPolicy") == "Delete")
+    if "deletionTimestamp" in meta:
+        return held
+    told = any(c["type"] == CONDITION for c in body.get("status", {}).get("conditions", ()))
+    return told or held != (body["spec"].get("deletionPolicy") == "Delete")
 
 
 def stopped(body: Body) -> bool:
@@ -82,6 +88,10 @@ def decide(backup: Backup, facts: DeletionFacts, policy: Policy) -> Action:
     """The next step of a Backup that `concerns`."""
     wanted = backup.spec.deletion_policy == "Delete"
     if not backup.deleted:
+        if find(backup.status.conditions, CONDITION) and (names.FINALIZER in backup.metadata.finalizers) == wanted:
+            # What was refused once has been done, and nobody deletes the Backup: the condition is of no more use.
+            left = [dump(c) for c in backup.status.conditions if c.type != CONDITION]
+            return SetStatus({**dump(backup.status), "conditions": left})
         return SetFinalizer(wanted, f"spec.deletionPolicy is {backup.spec.deletion_policy}")
     if not wanted:
         return SetFinalizer(False, "spec.deletionPolicy is Retain: the artifact stays")
@@ -217,7 +227,8 @@ def _of(job: Job, pods: Sequence[Body]) -> list[Body]:
 def outlasts(backup: Backup) -> bool:
     """Whether what goes wrong with it now is about its end, and has nothing to do with how its dump goes."""
     held = names.FINALIZER in backup.metadata.finalizers
-    return backup.deleted or (backup.status.finished and held != (backup.spec.deletion_policy == "Delete"))
+    unsettled = held != (backup.spec.deletion_policy == "Delete") or find(backup.status.conditions, CONDITION)
+    return backup.deleted or (backup.status.finished and bool(unsettled))
 
 
 def refused(backup: Backup, now: datetime, problem: Problem) -> Action:
