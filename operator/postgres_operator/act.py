@@ -139,9 +139,11 @@ class Actor:
 
     async def _read_again(self, resource: Resource) -> None:
         kind, namespace, name = resource.key
+        known = self._cache.get(kind, namespace, name)
         if fresh := await self._cluster.get(kind, namespace, name):
+            self._cache.rewind(kind, known, fresh)
             self._seen(kind, fresh)
-        elif known := self._cache.get(kind, namespace, name):
+        elif known:
             self._cache.remove(kind, known)
 
     def _log(self, resource: Resource, before: Body, after: Body) -> None:

@@ -46,6 +46,12 @@ class Cache:
             del self._objects[kind, meta["namespace"]][meta["name"]]
             self.unfinished.pop((kind, meta["namespace"], meta["name"]), None)
 
+    def rewind(self, kind: str, known: Body | None, fresh: Body) -> None:
+        """Forget what was known before `fresh` was read, if that is older: versions go back when etcd is restored."""
+        meta = fresh["metadata"]
+        if known and version(known) > version(fresh) and self.get(kind, meta["namespace"], meta["name"]) is known:
+            self.remove(kind, known)
+
     def get(self, kind: str, namespace: str, name: str) -> Body | None:
         """The object, if it is known."""
         return self._objects[kind, namespace].get(name)

@@ -182,7 +182,9 @@ class Watch:
         self.freed()
 
     async def _mend(self, cluster: Cluster, key: Key) -> None:
+        known = self._cache.get(*key)
         if body := await cluster.get(*key):
+            self._cache.rewind(key[0], known, body)
             self.learned(key[0], body)
 
     async def take_over(self, cluster: Cluster, namespaces: list[str]) -> None:

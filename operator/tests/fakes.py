@@ -92,6 +92,12 @@ class WritableCluster(FakeCluster):
         known = self._read(kind, meta["namespace"], meta["name"], meta["resourceVersion"])
         return self._write(kind, {**known, "status": copy.deepcopy(status)})
 
+    async def patch(self, kind: str, namespace: str, name: str, resource_version: str, change: Body) -> Body:
+        self.requests.append(("patch", kind, namespace, name))
+        known = self._read(kind, namespace, name, resource_version)
+        merged = {part: {**known.get(part, {}), **copy.deepcopy(dict(changes))} for part, changes in change.items()}
+        return self._write(kind, {**known, **merged})
+
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Let the event loop turn until the condition holds."""

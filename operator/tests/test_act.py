@@ -6,6 +6,7 @@ import pytest
 from fakes import WritableCluster
 from support import NOW, backup, database
 
+from postgres_operator import names
 from postgres_operator.cache import Cache
 from postgres_operator.cluster import _error
 from postgres_operator.decide.run import Policy
@@ -64,6 +65,27 @@ async def test_a_default_claim_that_is_being_deleted_is_waited_for_and_shown():
     lab.cluster.delete("PersistentVolumeClaim", "shop", "backups")
     await lab.settle(NIGHTLY)
     assert lab.why(NIGHTLY)[0] == "Running"
+
+
+# --- versions that go back
+
+
+async def restored(policy: str) -> dict:
+    """The Backup in the end, of which the cache had a newer version than the API server will ever have."""
+    body = backup(spec={"deletionPolicy": policy}, resourceVersion="12")
+    lab = Lab(("Backup", {**body, "metadata": {**body["metadata"], "resourceVersion": "5000"}}))
+    lab.cluster.put("Backup", body)
+    await lab.settle(NIGHTLY)
+    assert lab.cache.get(*NIGHTLY)["metadata"]["resourceVersion"] == str(lab.cluster.version)
+    return lab.cluster.objects[NIGHTLY]
+
+
+async def test_a_status_is_written_after_etcd_was_restored():
+    assert (await restored("Retain"))["status"]["conditions"][0]["reason"] == "DatabaseNotFound"
+
+
+async def test_a_finalizer_is_written_after_etcd_was_restored():
+    assert (await restored("Delete"))["metadata"]["finalizers"] == [names.FINALIZER]
 
 
 # --- what admission refuses
