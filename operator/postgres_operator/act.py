@@ -216,7 +216,7 @@ class Actor:
     async def _provision(self, resource: Resource, action: Provision) -> float | None:
         assert isinstance(resource, Database)
         try:
-            await provision(self._cluster, self._seen, resource, action)
+            await provision(self._cluster, self._seen, resource, action, self._now())
         except NameTaken as error:
             return await self._refuse(resource, "NameTaken", str(error))
         except StillThere as error:

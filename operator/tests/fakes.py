@@ -5,6 +5,8 @@ import copy
 import time
 from collections.abc import AsyncIterator, Callable
 
+from support import ago
+
 from postgres_operator.decide.actions import Body
 from postgres_operator.errors import AlreadyExists, ApiError, Conflict, NotFound
 
@@ -83,7 +85,12 @@ class WritableCluster(FakeCluster):
         if (kind, meta["namespace"], meta.get("name")) in self.objects:
             raise AlreadyExists(f'{kind} "{meta["name"]}" already exists', 409)
         self.version += 1
-        made = {"name": f"{kind.lower()}-{self.version}", "uid": f"uid-{self.version}", **meta}
+        made = {
+            "name": f"{kind.lower()}-{self.version}",
+            "uid": f"uid-{self.version}",
+            "creationTimestamp": ago(0),
+            **meta,
+        }
         return self._write(kind, {**copy.deepcopy(body), "metadata": made})
 
     async def set_status(self, kind: str, body: Body, status: Body) -> Body:

@@ -1,5 +1,6 @@
 """What is decided, carried out against an API server that answers in awkward ways."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,10 @@ class Lab:
     """A reconciler whose cache has what the API server has."""
 
     def __init__(self, *objects) -> None:
-        self.cluster, self.cache = WritableCluster(*objects), Cache()
+        self.cluster, self.cache, self.time = WritableCluster(*objects), Cache(), NOW
         for kind, body in objects:
             self.cache.put(kind, body)
-        self.reconciler = Reconciler(self.cluster, self.cache, self.cache.put, RENDERER, POLICY, lambda: NOW)
+        self.reconciler = Reconciler(self.cluster, self.cache, self.cache.put, RENDERER, POLICY, lambda: self.time)
 
     async def settle(self, key, steps: int = 10) -> float | None:
         """Reconcile until nothing is to be done now; seconds until the next look."""
@@ -103,3 +104,48 @@ async def test_a_webhook_that_is_away_is_shown_and_the_backup_goes_on_once_it_is
     lab.cluster.refuses.clear()
     await lab.settle(NIGHTLY)
     assert lab.why(NIGHTLY)[0] == "Running"
+
+
+# --- the Secret of a Database
+
+SHOP = ("Database", "shop", "db")
+SECRET = ("Secret", "shop", "db-credentials")
+
+
+@pytest.fixture
+def provisioning():
+    """A Database of whose older namesake the Secret is still there."""
+    lab = Lab(("Database", database(ready=False, phase="Pending")))
+    lab.cluster.put("Secret", {"metadata": {"name": "db-credentials", "namespace": "shop", "uid": "old"}})
+    return lab
+
+
+def has_server(lab) -> bool:
+    return ("StatefulSet", "shop", "db") in lab.cluster.objects
+
+
+@pytest.mark.parametrize("tries", [1, 5])
+async def test_a_secret_that_a_slow_garbage_collector_takes_is_made_anew(provisioning, tries):
+    for _ in range(tries):
+        assert await provisioning.settle(SHOP) == pytest.approx(2)
+        assert not has_server(provisioning), "its pod would miss the Secret"
+    provisioning.cluster.delete(*SECRET)
+    await provisioning.settle(SHOP)
+    assert provisioning.cluster.objects[SECRET]["metadata"]["uid"] != "old"
+    assert has_server(provisioning)
+
+
+async def test_a_secret_that_stays_is_kept(provisioning):
+    await provisioning.settle(SHOP)
+    provisioning.time = NOW + timedelta(seconds=29)
+    assert await provisioning.settle(SHOP) == pytest.approx(2)
+    provisioning.time = NOW + timedelta(seconds=30)
+    await provisioning.settle(SHOP)
+    assert provisioning.cluster.objects[SECRET]["metadata"]["uid"] == "old"
+    assert has_server(provisioning)
+
+
+async def test_a_secret_that_is_made_is_not_waited_for():
+    lab = Lab(("Database", database(ready=False, phase="Pending")))
+    await lab.settle(SHOP)
+    assert has_server(lab)
