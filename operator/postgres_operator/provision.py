@@ -33,10 +33,10 @@ async def provision(
     """
     if action.claim:
         await create_unless_there(cluster, "PersistentVolumeClaim", action.claim)
-    if action.secret:
-        await _create_credentials(cluster, database, now)
     for service in action.services:
         seen("Service", await _create_owned(cluster, database, "Service", service))
+    if action.secret:  # after what may have to be waited for: it cannot tell its own from an older one
+        await _create_credentials(cluster, database, now)
     if action.server:
         seen("StatefulSet", await _create_owned(cluster, database, "StatefulSet", action.server))
 

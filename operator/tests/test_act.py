@@ -149,3 +149,13 @@ async def test_a_secret_that_is_made_is_not_waited_for():
     lab = Lab(("Database", database(ready=False, phase="Pending")))
     await lab.settle(SHOP)
     assert has_server(lab)
+
+
+async def test_a_service_that_was_still_there_holds_up_nothing_once_it_is_gone():
+    lab = Lab(("Database", database(ready=False, phase="Pending")))
+    owner = {"kind": "Database", "name": "db", "uid": "old", "apiVersion": names.API_VERSION}
+    lab.cluster.put("Service", {"metadata": {"name": "db", "namespace": "shop", "ownerReferences": [owner]}})
+    assert await lab.settle(SHOP) == pytest.approx(2)
+    lab.cluster.delete("Service", "shop", "db")
+    await lab.settle(SHOP)
+    assert has_server(lab)
