@@ -17,6 +17,7 @@ from .decide.actions import (
     Action,
     Ask,
     Body,
+    ChangeBackup,
     CreateBackup,
     CreateClaim,
     CreateJob,
@@ -37,7 +38,7 @@ from .exclusion import Start
 from .logs import about
 from .provision import NameTaken, StillThere, create_unless_there, provision
 from .render import Renderer
-from .schedules import BackupNameTaken, create_backup, delete_backup
+from .schedules import BackupNameTaken, change_backup, create_backup, delete_backup
 from .slots import Slots
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Actor:
             case UpdateServer(server, then):
                 self._seen("StatefulSet", await self._cluster.replace("StatefulSet", server))
                 return await self._set_status(resource, then)
-            case CreateBackup() | DeleteBackup() | SetFinalizer():
+            case CreateBackup() | DeleteBackup() | ChangeBackup() | SetFinalizer():
                 return await self._change_backup(resource, action)
             case Ask() | Queue():
                 raise AssertionError("the reconciler has seen to these")
@@ -225,7 +226,7 @@ class Actor:
         return await self.act(resource, action.then)
 
     async def _change_backup(
-        self, resource: Resource, action: CreateBackup | DeleteBackup | SetFinalizer
+        self, resource: Resource, action: CreateBackup | DeleteBackup | ChangeBackup | SetFinalizer
     ) -> float | None:
         if isinstance(action, SetFinalizer):
             assert isinstance(resource, Backup)
@@ -237,6 +238,8 @@ class Actor:
         assert isinstance(resource, ScheduledBackup)
         if isinstance(action, DeleteBackup):
             return await delete_backup(self._cluster, resource, action)
+        if isinstance(action, ChangeBackup):
+            return await change_backup(self._cluster, resource, action)
         try:
             await create_backup(self._cluster, self._seen, resource, action)
         except BackupNameTaken as error:

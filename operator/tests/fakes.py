@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from support import ago
 
@@ -102,8 +102,13 @@ class WritableCluster(FakeCluster):
     async def patch(self, kind: str, namespace: str, name: str, resource_version: str, change: Body) -> Body:
         self.requests.append(("patch", kind, namespace, name))
         known = self._read(kind, namespace, name, resource_version)
-        merged = {part: {**known.get(part, {}), **copy.deepcopy(dict(changes))} for part, changes in change.items()}
-        return self._write(kind, {**known, **merged})
+        return self._write(kind, _merged(known, change))
+
+
+def _merged(body: Body, change: Mapping) -> Body:
+    """A JSON merge patch."""
+    merged = {**body, **{k: _merged(body.get(k, {}), v) if isinstance(v, Mapping) else v for k, v in change.items()}}
+    return {k: v for k, v in merged.items() if v is not None}
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -1,16 +1,17 @@
 """What is decided, carried out against an API server that answers in awkward ways."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from fakes import WritableCluster
-from support import NOW, backup, database
+from support import NOW, backup, database, schedule
 
 from postgres_operator import names
 from postgres_operator.cache import Cache
 from postgres_operator.cluster import _error
 from postgres_operator.decide.run import Policy
+from postgres_operator.errors import ApiError
 from postgres_operator.reconcile import Reconciler
 from postgres_operator.render import Renderer
 
@@ -34,6 +35,16 @@ class Lab:
             if (after := await self.reconciler.reconcile(key)) != 0:
                 return after
         raise AssertionError(f"{key} does not settle")
+
+    async def see_and_settle(self, *keys) -> None:
+        """The same, while the watch shows what was written, until nothing is."""
+        before = -1
+        while self.cluster.version != before:
+            before = self.cluster.version
+            for (kind, *_), body in list(self.cluster.objects.items()):
+                self.cache.put(kind, body)
+            for key in keys:
+                await self.settle(key)
 
     def why(self, key) -> tuple[str, str]:
         (condition, *_) = self.cluster.objects[key]["status"]["conditions"]
@@ -104,6 +115,58 @@ async def test_a_webhook_that_is_away_is_shown_and_the_backup_goes_on_once_it_is
     lab.cluster.refuses.clear()
     await lab.settle(NIGHTLY)
     assert lab.why(NIGHTLY)[0] == "Running"
+
+
+# --- retention
+
+
+OFTEN = ("ScheduledBackup", "shop", "often")
+SLOTS = ["2026-02-27T03:00:00Z", "2026-02-28T03:00:00Z", "2026-03-01T03:00:00Z"]
+
+
+class Breaking(WritableCluster):
+    """Deletes nothing."""
+
+    async def delete(self, kind, namespace, name, *_):
+        raise ApiError(f'DELETE {kind} "{name}" in {namespace}: connection lost')
+
+
+def retaining(keep: int) -> Lab:
+    """A schedule with three Backups."""
+    ready = {"nextScheduleTime": "2026-03-02T03:00:00Z", "lastScheduleTime": SLOTS[-1]}
+    made = schedule("often", spec={"retention": {"keepLast": keep}}, status=ready)
+    labels = {names.LABEL_SCHEDULE: "often", names.LABEL_SCHEDULE_UID: made["metadata"]["uid"]}
+    backups = [
+        backup(
+            names.scheduled_backup("often", datetime.fromisoformat(slot)),
+            spec={"deletionPolicy": "Retain"},
+            status={"phase": "Completed", "backupTime": slot, "completionTime": slot},
+            labels=labels,
+            annotations={names.ANNOTATION_SLOT: slot, "example.com/mine": "a"},
+            creationTimestamp=slot,
+        )
+        for slot in SLOTS
+    ]
+    return Lab(("ScheduledBackup", made), *(("Backup", one) for one in backups))
+
+
+async def test_a_stop_between_the_change_of_a_policy_and_the_deletion_leaves_no_trace():
+    lab = retaining(2)
+    oldest = ("Backup", "shop", "often-202602270300")
+    lab.cluster.__class__ = Breaking
+    with pytest.raises(ApiError, match="connection lost"):
+        await lab.see_and_settle(OFTEN)
+    left = lab.cluster.objects[oldest]
+    assert (left["spec"]["deletionPolicy"], left["metadata"]["finalizers"]) == ("Delete", [names.FINALIZER])
+    # Meanwhile somebody wants to keep more.
+    other = retaining(3).cache.get(*OFTEN)
+    restarted = Lab(
+        ("ScheduledBackup", other), *((k[0], b) for k, b in lab.cluster.objects.items() if k[0] == "Backup")
+    )
+    await restarted.see_and_settle(OFTEN, oldest)
+    spared = restarted.cluster.objects[oldest]
+    assert (spared["spec"]["deletionPolicy"], spared["metadata"]["finalizers"]) == ("Retain", [])
+    assert spared["metadata"]["annotations"].keys() == {names.ANNOTATION_SLOT, "example.com/mine"}
 
 
 # --- the Secret of a Database

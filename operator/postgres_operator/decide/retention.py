@@ -11,7 +11,7 @@ from postgres_operator.api.backup import FINISHED, selection
 from postgres_operator.api.schedule import Retention, ScheduledBackup
 
 from . import verification
-from .actions import Body, DeleteBackup, SetStatus
+from .actions import Body, ChangeBackup, DeleteBackup, SetStatus
 from .conditions import condition, find
 
 CONDITION = "Retention"
@@ -43,6 +43,8 @@ class Kept:
     finalizers: tuple[str, ...] = ()
     deleted: bool = False
     in_use: bool = False  # a Restore that has not ended names it
+    policy: str = "Retain"
+    condemned: bool = False  # its policy is Delete only because retention was about to delete it
     held_up: str = ""  # why its verification, or its deletion, does not go on
 
     @property
@@ -72,6 +74,8 @@ def read_kept(body: Body, used: frozenset[str]) -> Kept:
         finalizers=tuple(meta.get("finalizers", ())),
         deleted=deleted,
         in_use=bool({meta["name"], status.get("backupLocation", "")} & used),
+        policy=body["spec"].get("deletionPolicy", "Retain"),
+        condemned=names.ANNOTATION_RETAINED in meta.get("annotations", {}),
         held_up=_held_up(conditions.get("Deleted" if deleted else "Verified", {})),
     )
 
@@ -119,8 +123,18 @@ def _age(backup: Kept) -> tuple[datetime, str]:
 
 def decide(
     schedule: ScheduledBackup, backups: Sequence[Kept], zone: tzinfo, now: datetime
-) -> DeleteBackup | SetStatus | None:
+) -> DeleteBackup | ChangeBackup | SetStatus | None:
     """The next step of `spec.retention`, if there is one; it is only asked for where nothing else is to be done."""
+    action = _step(schedule, backups, zone, now)
+    going = action.name if isinstance(action, DeleteBackup) else ""
+    # One that was about to go when the operator stopped, and now is not: people may rely on its policy and delete it.
+    spared = next((b for b in backups if b.condemned and not b.deleted and b.name != going), None)
+    return _spare(spared) if spared else action
+
+
+def _step(
+    schedule: ScheduledBackup, backups: Sequence[Kept], zone: tzinfo, now: datetime
+) -> DeleteBackup | SetStatus | None:
     retention = schedule.spec.retention
     if retention is None:
         return None
@@ -160,11 +174,19 @@ def _listed(going: Sequence[Kept]) -> str:
 
 def _delete(backup: Kept) -> DeleteBackup:
     others = [f for f in backup.finalizers if f != names.FINALIZER]
-    change = {"metadata": {"finalizers": [*others, names.FINALIZER]}, "spec": {"deletionPolicy": "Delete"}}
+    metadata: Body = {"finalizers": [*others, names.FINALIZER]}
+    if backup.policy == "Retain":
+        metadata["annotations"] = {names.ANNOTATION_RETAINED: "true"}
+    change = {"metadata": metadata, "spec": {"deletionPolicy": "Delete"}}
     why = "spec.retention does not keep it"
     return DeleteBackup(
         backup.name, backup.uid, backup.resource_version, why, required=False, after=None, change=change
     )
+
+
+def _spare(backup: Kept) -> ChangeBackup:
+    change = {"metadata": {"annotations": {names.ANNOTATION_RETAINED: None}}, "spec": {"deletionPolicy": "Retain"}}
+    return ChangeBackup(backup.name, backup.resource_version, "it was about to be deleted, and stays", change)
 
 
 def _hold(schedule: ScheduledBackup, now: datetime, last: Kept, why: str) -> SetStatus | None:

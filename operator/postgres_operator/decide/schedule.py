@@ -12,7 +12,7 @@ from postgres_operator.api.common import dump
 from postgres_operator.api.schedule import ScheduledBackup, ScheduledBackupStatus
 
 from . import deletion, retention
-from .actions import Action, Body, CreateBackup, DeleteBackup, Event, Nothing, SetStatus
+from .actions import Action, Body, ChangeBackup, CreateBackup, DeleteBackup, Event, Nothing, SetStatus
 from .conditions import condition, find, same, timestamp
 from .cron import Cron, CronInvalid, ZoneUnknown, parse, zone
 
@@ -87,7 +87,7 @@ def decide(
 
 def _retain(
     schedule: ScheduledBackup, kept: Sequence[retention.Kept], now: datetime
-) -> DeleteBackup | SetStatus | None:
+) -> DeleteBackup | ChangeBackup | SetStatus | None:
     try:
         action = retention.decide(schedule, kept, zone(schedule.spec.time_zone), now)
     except ZoneUnknown:

@@ -9,7 +9,7 @@ from support import NOW, schedule
 
 from postgres_operator import names
 from postgres_operator.api.schedule import Retention, ScheduledBackup
-from postgres_operator.decide.actions import DeleteBackup, Nothing, SetStatus
+from postgres_operator.decide.actions import ChangeBackup, DeleteBackup, Nothing, SetStatus
 from postgres_operator.decide.retention import Kept, decide, read_kept, superfluous
 from postgres_operator.decide.schedule import decide as decide_schedule
 
@@ -159,10 +159,42 @@ def test_the_oldest_goes_first_with_its_artifact():
     action = ask(daily(5, finalizers=("example.com/mine", names.FINALIZER)))
     assert (action.name, action.uid, action.resource_version) == ("b04", "uid-b04", "7")
     assert action.change == {
-        "metadata": {"finalizers": ["example.com/mine", names.FINALIZER]},
+        "metadata": {
+            "finalizers": ["example.com/mine", names.FINALIZER],
+            "annotations": {names.ANNOTATION_RETAINED: "true"},
+        },
         "spec": {"deletionPolicy": "Delete"},
     }
     assert not action.required
+
+
+@pytest.mark.parametrize(
+    ("rules", "spec"),
+    [
+        pytest.param({"keepLast": 9}, {}, id="the rules keep it now"),
+        pytest.param({"dryRun": True}, {}, id="dry run"),
+        pytest.param({}, {"suspend": True}, id="suspended"),
+    ],
+)
+def test_what_was_about_to_go_and_stays_is_retained_again(rules, spec):
+    """The operator had stopped between the change of its policy and its deletion."""
+    *others, last = daily(5)
+    last = replace(last, policy="Delete", condemned=True, finalizers=(names.FINALIZER,))
+    assert ask([*others, last], rules, **spec) == ChangeBackup(
+        "b04",
+        "7",
+        "it was about to be deleted, and stays",
+        {"metadata": {"annotations": {names.ANNOTATION_RETAINED: None}}, "spec": {"deletionPolicy": "Retain"}},
+    )
+    # one that still goes, or is going already, is left as it is
+    assert ask([*others, last]).name == "b04"
+    assert not isinstance(ask([*others, replace(last, deleted=True)], rules, **spec), ChangeBackup)
+
+
+def test_a_policy_that_was_delete_before_stays():
+    *others, last = daily(5, policy="Delete")
+    assert "annotations" not in ask([*others, last]).change["metadata"]
+    assert told(ask([*others, last], {"keepLast": 9}))[0] == "RetentionApplied"
 
 
 def test_one_at_a_time():
@@ -321,6 +353,10 @@ def test_what_it_looks_at_of_a_backup():
     waiting = {**body, "spec": {**spec, "verification": {"mode": "List"}}, "status": {**status, "conditions": []}}
     assert read_kept(waiting, frozenset()).unproven
     assert not read_kept(waiting, frozenset()).good
+    assert (found.policy, found.condemned) == ("Retain", False)
+    condemned = {**body, "spec": {**spec, "deletionPolicy": "Delete"}}
+    condemned["metadata"] = {**body["metadata"], "annotations": {names.ANNOTATION_RETAINED: "true"}}
+    assert (read_kept(condemned, frozenset()).policy, read_kept(condemned, frozenset()).condemned) == ("Delete", True)
     assert found.of == ("shop", '{"tables": [{"name": "t", "schema": "s"}]}')
 
 
