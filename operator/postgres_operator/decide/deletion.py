@@ -16,7 +16,7 @@ from postgres_operator.api.store import BackupStore
 
 from . import place as places
 from .actions import Action, Ask, Body, Claim, CreateJob, DeleteJob, Event, Fact, Nothing, SetFinalizer, SetStatus
-from .conditions import condition, find, same
+from .conditions import condition, find, unless_same
 from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, running
 from .place import Place
 from .run import Policy, job_values, stand_in, waiting_for
@@ -264,12 +264,10 @@ def _tell(
     """The condition that says why the Backup is still there, unless it says so; the phase never changes."""
     before, status = backup.status.conditions, _with_condition(backup, now, problem)
     new = status["conditions"][0]
-    if same(before, status["conditions"]):
-        return Nothing(after)
     told = find(before, CONDITION)
     known = told is not None and (told.reason, told.message) == (new["reason"], new["message"])
     event = Event("Warning", problem.reason, problem.message) if warn and not known else None
-    return SetStatus(status, event, after)
+    return unless_same(backup.status, SetStatus(status, event, after))
 
 
 def _with_condition(backup: Backup, now: datetime, problem: Problem) -> Body:

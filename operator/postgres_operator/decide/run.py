@@ -11,7 +11,7 @@ from postgres_operator.api.common import JobSettings, Meta, PodSettings, dump
 from postgres_operator.api.database import Database
 
 from .actions import Action, Ask, Body, Claim, DeleteJob, Fact, Nothing, Queue, SetStatus
-from .conditions import find
+from .conditions import find, unless_same
 from .jobs import (
     LOOK_AT,
     Job,
@@ -27,7 +27,7 @@ from .jobs import (
     started,
 )
 from .place import Place
-from .run_status import Run, in_progress, pending, stopping, unless_same
+from .run_status import Run, in_progress, pending, stopping
 
 # A refusal that is neither Pod Security nor a quota may pass (a webhook that restarts), but not for long.
 _REFUSED_FOR_GOOD_AFTER = 45.0
@@ -176,7 +176,7 @@ def _lost(run: Run) -> Problem:
 def _in_progress(run: Run, job: Job, now: datetime, problem: Problem | None, after: float | None) -> Action:
     reason, message = (problem.reason, problem.message) if problem else ("Running", f"Job {job.name} runs.")
     status = in_progress(run, job.name, now, reason, message)
-    return unless_same(run, SetStatus(status, after=after))
+    return unless_same(run.status, SetStatus(status, after=after))
 
 
 def waits_for_slot(run: Run) -> bool:

@@ -19,7 +19,7 @@ from postgres_operator.api.store import BackupStore
 from . import place as places
 from .actions import Action, Ask, Body, CreateJob, Event, Fact, Nothing, SetStatus
 from .backup import selection_lines
-from .conditions import condition, find, same
+from .conditions import condition, find, unless_same
 from .jobs import Problem, wrong_fields
 from .run import RETRY_SLOT, Broken, Done, Facts, Policy, follow, job_values, waiting_for
 from .run_status import Run
@@ -173,9 +173,7 @@ def _conclude(
 
 def _show(backup: Backup, now: datetime, reason: str, message: str, after: float | None = None) -> SetStatus | Nothing:
     action = _write(backup, now, "Unknown", Problem(reason, message))
-    if same(backup.status.conditions, action.status["conditions"]):
-        return Nothing(after)
-    return replace(action, after=after)
+    return unless_same(backup.status, replace(action, after=after))
 
 
 def _write(backup: Backup, now: datetime, status: Literal["True", "False", "Unknown"], problem: Problem) -> SetStatus:
