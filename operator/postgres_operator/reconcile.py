@@ -22,12 +22,11 @@ from .decide.run import Policy
 from .decide.slots import NO_LIMITS, Limits
 from .deletion import DeletionFinder
 from .errors import Forbidden, Invalid
-from .facts import Claims, DatabaseFinder, Finder, RunFinder, StoreFinder
+from .facts import Claims, DatabaseFinder, Finder, RunFinder, StoreFinder, VerificationFinder
 from .logs import about
 from .render import Renderer
 from .schedules import ScheduleFinder
 from .slots import Slots
-from .verifications import VerificationFinder
 
 if TYPE_CHECKING:
     from .exclusion import Start

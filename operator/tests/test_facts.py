@@ -13,8 +13,7 @@ from postgres_operator.decide import server
 from postgres_operator.decide.actions import Ask, CreateClaim, CreateJob, DeleteJob, Fact, Nothing, SetStatus
 from postgres_operator.decide.run import Policy
 from postgres_operator.exclusion import Start
-from postgres_operator.facts import Claims, DatabaseFinder, RunFinder
-from postgres_operator.verifications import VerificationFinder
+from postgres_operator.facts import Claims, DatabaseFinder, RunFinder, VerificationFinder
 
 POLICY = Policy({"accessModes": ["ReadWriteOnce"]})
 DONE = {"phase": "Completed", "backupLocation": "pvc://vault/db/nightly-1", "checksum": "sha256:" + "ab" * 32}
