@@ -30,7 +30,6 @@ SUPERUSER = "postgres"
 DEFAULT_STORE = "default"
 DEFAULT_CLAIM = "backups"
 UPLOADER_IMAGE = "rclone/rclone:1.76.0"
-MARKER_SCHEMA = "postgres_operator"  # holds the table of finished restores; never dumped
 POSTGRES_PORT = 5432
 
 _VOLUME = "pvc://"

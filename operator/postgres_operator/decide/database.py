@@ -13,6 +13,7 @@ from postgres_operator.api.database import Database, DatabasePhase, DatabaseStat
 
 from . import server
 from .actions import Action, Ask, Body, CreateJob, Event, Fact, Nothing, Provision, SetStatus, UpdateServer
+from .chain import GONE_RETRY_SECONDS
 from .conditions import condition, find, unless_same
 from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, result, started, trouble
 from .run import connection, pod_values
@@ -22,7 +23,6 @@ _VERIFY_DEADLINE_SECONDS = 120
 _VERIFY_TTL_SECONDS = 120
 _NOT_READY_RETRY_SECONDS = 5.0
 _REFUSED_RETRY_SECONDS = 30.0
-_GONE_RETRY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def decide(database: Database, facts: DatabaseFacts) -> Action:
         return failed_status(database, facts, problem) if problem else _provision(database, facts)
     if not _ours(database, facts.server):
         if any(r["kind"] == "Database" for r in facts.server["metadata"].get("ownerReferences", [])):
-            return Nothing(_GONE_RETRY_SECONDS)  # of a deleted Database of this name: about to be collected
+            return Nothing(GONE_RETRY_SECONDS)  # of a deleted Database of this name: about to be collected
         message = f'StatefulSet "{database.metadata.name}" is not ours: rename it or this Database.'
         return refused(database, facts.now, Problem("NameTaken", message))
     if missing := tuple(s for s in server.services(database) if s["metadata"]["name"] not in facts.services):
@@ -120,7 +120,7 @@ def _provision(database: Database, facts: DatabaseFacts) -> Action:
     claim_meta = (facts.claim or {}).get("metadata", {})
     if "deletionTimestamp" in claim_meta or "ownerReferences" in claim_meta:
         going = Problem("VolumeTerminating", f"Claim {claim_meta['name']} of a deleted server is about to go; waiting.")
-        return unless_same(database.status, phase_status(database, facts, "Pending", going, after=_GONE_RETRY_SECONDS))
+        return unless_same(database.status, phase_status(database, facts, "Pending", going, after=GONE_RETRY_SECONDS))
     made_for = claim_meta.get("annotations", {}).get(names.ANNOTATION_CREATED_FOR)
     # A volume that another Database has filled only opens with the passwords that it was filled with.
     fresh = facts.claim is None or made_for == database.metadata.uid

@@ -19,7 +19,7 @@ from .actions import Action, Ask, Body, Claim, CreateJob, DeleteJob, Event, Fact
 from .conditions import condition, find, unless_same
 from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, running
 from .place import Place
-from .run import Policy, job_values, stand_in, waiting_for
+from .run import RETRY_GONE, Policy, job_values, stand_in, waiting_for
 
 CONDITION = "Deleted"
 _GOES_ON = ("Deleting", "StoppingJob", "BackupInUse")  # reasons of the condition while all goes well
@@ -31,7 +31,6 @@ _DEADLINE_SECONDS = 900
 _TTL_SECONDS = 86400  # of a Job that has lost its Backup
 _RETRY_FAILED = 300.0
 _RETRY_REFUSED = 60.0
-_RETRY_GONE = 3.0
 _RETRY_IN_USE = 30.0  # the end of a Restore wakes it before; this is also for what has the ReadWriteOncePod claim
 
 
@@ -115,15 +114,15 @@ def _stop(backup: Backup, facts: DeletionFacts) -> Action | None:
     """What is to be done before no pod of the Backup may write or read any more, by what the API server says now."""
     if alive := next((job for job in facts.others if not job.finished), None):
         if not alive.deleting:
-            return DeleteJob(alive.name, alive.uid, alive.resource_version, _RETRY_GONE)
-        return _tell(backup, facts.now, Problem("StoppingJob", f"Waiting for Job {alive.name} to end."), _RETRY_GONE)
+            return DeleteJob(alive.name, alive.uid, alive.resource_version, RETRY_GONE)
+        return _tell(backup, facts.now, Problem("StoppingJob", f"Waiting for Job {alive.name} to end."), RETRY_GONE)
     if not facts.jobs_are_live:
         return Ask(Fact.OWN_JOBS)
     if facts.pods is None:
         return Ask(Fact.OWN_PODS)
     if pods := running(facts.pods):
         return _tell(
-            backup, facts.now, Problem("StoppingJob", f"Waiting for pod {', '.join(pods)} to end."), _RETRY_GONE
+            backup, facts.now, Problem("StoppingJob", f"Waiting for pod {', '.join(pods)} to end."), RETRY_GONE
         )
     return None
 
@@ -197,12 +196,12 @@ def _follow(backup: Backup, facts: DeletionFacts, job: Job) -> Action:
     if job.complete:
         return SetFinalizer(False, f"{job.location} is deleted")
     if job.deleting:
-        return Nothing(_RETRY_GONE)
+        return Nothing(RETRY_GONE)
     if job.failed:
         # Kept until then, with its log.
         left = _RETRY_FAILED - (facts.now - (job.failed_at or job.created)).total_seconds()
         if left <= 0:
-            return DeleteJob(job.name, job.uid, job.resource_version, _RETRY_GONE)
+            return DeleteJob(job.name, job.uid, job.resource_version, RETRY_GONE)
         if facts.pods is None:
             return Ask(Fact.OWN_PODS)
         problem = failure(job, _of(job, facts.pods), "DeletionFailed")

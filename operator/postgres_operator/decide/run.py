@@ -31,7 +31,7 @@ from .run_status import Run, in_progress, pending, stopping
 
 # A refusal that is neither Pod Security nor a quota may pass (a webhook that restarts), but not for long.
 _REFUSED_FOR_GOOD_AFTER = 45.0
-_RETRY_GONE = 3.0
+RETRY_GONE = 3.0
 RETRY_CLAIM = 15.0  # no watch shows that a claim has appeared
 # The end of what is waited for wakes it before. This is for what ended without a trace, or wakes nobody: a Job whose
 # ReadWriteOncePod claim is waited for.
@@ -97,7 +97,7 @@ def follow(run: Run, facts: Facts, default_reason: str) -> Done | Broken | Actio
             return Ask(Fact.PODS)
         problem = intent or _lost(run)
         if alive := running(facts.pods):
-            return stopping(run, problem, f"waiting for pod {', '.join(alive)} to end", facts.now, _RETRY_GONE)
+            return stopping(run, problem, f"waiting for pod {', '.join(alive)} to end", facts.now, RETRY_GONE)
         return Broken(problem)
     if job.complete:
         return Done(result(facts.pods)) if facts.pods is not None else Ask(Fact.PODS)
@@ -106,9 +106,9 @@ def follow(run: Run, facts: Facts, default_reason: str) -> Done | Broken | Actio
             return Broken(intent)
         return Broken(failure(job, facts.pods, default_reason)) if facts.pods is not None else Ask(Fact.PODS)
     if job.deleting:
-        return stopping(run, intent or _lost(run), "stopping its Job", facts.now, _RETRY_GONE)
+        return stopping(run, intent or _lost(run), "stopping its Job", facts.now, RETRY_GONE)
     if intent:
-        return DeleteJob(job.name, job.uid, job.resource_version, _RETRY_GONE)
+        return DeleteJob(job.name, job.uid, job.resource_version, RETRY_GONE)
     return _leaving(run, job, facts) if job.terminating else _active(run, job, facts)
 
 
