@@ -44,9 +44,12 @@ SQL
 
 # take_inventory: sets inventory, when the dump is there; both have to be whole.
 take_inventory() {
+    local origin
     exec {hold}>&-
     wait "$holder" || inventory_failed
-    inventory="{$(summary "$scratch/inventory"), \"origin\": {$(<"$scratch/origin")}}"
+    inventory=$(summary "$scratch/inventory") && origin=$(<"$scratch/origin") && [[ $origin == *'"' ]] ||
+        fail DumpFailed "What the dump has to have could not be noted for its verification: has the node's disk room ($(room "$scratch"))?"
+    inventory="{$inventory, \"origin\": {$origin}}"
     log "Inventory: $inventory"
 }
 

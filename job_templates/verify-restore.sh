@@ -53,33 +53,43 @@ FILTER
 
 # load: its status is that of reading. Goes on after an error: some do not count.
 load() {
-    local status=0
+    local codes
     filtered 2>"$scratch/content" |
         { psql -XAtqw -v VERBOSITY=verbose -f - 2>&1 >/dev/null || echo $? >"$scratch/psql"; } |
-        errors >"$scratch/errors" || status=${PIPESTATUS[0]}
-    return "$status"
+        errors >"$scratch/errors" || true
+    codes=("${PIPESTATUS[@]}")
+    ((codes[1] == 0 && codes[2] == 0)) || : >"$scratch/errors"
+    return "${codes[0]}"
 }
 
-# errors: the first lines of those in psql's output. What a function raises is the application's own text, and may quote
-# any data; where an error comes from is told after it.
+# errors: the first lines of those in psql's output, and a last one: without it, some may be missing (not every awk minds a
+# full disk). What a function raises is the application's own text, and may quote any data; where an error comes from is
+# told after it.
 errors() {
     awk '/(ERROR|FATAL|PANIC):  / { if (text) print text; text = $0 }
         /^LOCATION:  exec_stmt_(raise|assert),/ && match(text, /(ERROR|FATAL|PANIC):  [0-9A-Z]+: /) {
             text = substr(text, 1, RSTART + RLENGTH - 1) "a function of the application raised an exception, whose text is left out here: it may quote data" }
-        END { if (text) print text }'
+        END { if (text) print text; print "all" }'
+}
+
+# found OPTION... PATTERN: the first of those lines that grep selects; nothing where there is none.
+found() {
+    local status=0
+    grep -a -m 1 "$@" "$scratch/errors" || status=$?
+    ((status <= 1)) || incomplete "What the restore has reported cannot be searched: grep has ended with $status."
 }
 
 # heed_image: fails when it was the image that lacks what the server of the database has.
 heed_image() {
     local text
-    text=$(grep -aE 'ERROR:  [0-9A-Z]{5}: (extension ".*" is not available|could not open extension control file |could not access file "|could not create locale "|collation ".*" for encoding ".*" does not exist)' "$scratch/errors" | head -n 1 || true)
+    text=$(found -E 'ERROR:  [0-9A-Z]{5}: (extension ".*" is not available|could not open extension control file |could not access file "|could not create locale "|collation ".*" for encoding ".*" does not exist)')
     [[ -z $text ]] || incomplete "The image lacks what the backup needs: $(masked <(terse <<<"$text")). An image with that (spec.image of the Database) may help."
 }
 
 # heed_server: fails when it was the server, or its disk or memory, that did not hold out (SQLSTATE).
 heed_server() {
     local text
-    text=$(grep -aE '(FATAL|PANIC):  |ERROR:  (53[0-9A-Z]{3}|57P..|58030): ' "$scratch/errors" | head -n 1 || true)
+    text=$(found -E '(FATAL|PANIC):  |ERROR:  (53[0-9A-Z]{3}|57P..|58030): ')
     if [[ -n $text || -e $scratch/psql ]] || ! kill -0 "$server" 2>/dev/null; then
         incomplete "The server for the test did not hold out: $(masked <(terse <<<"${text:-ERROR: it ended, or its connection was lost}")). More room on the node, or memory (spec.resources.limits.memory), may help."
     fi
@@ -91,10 +101,10 @@ changed() {
     fail ChecksumMismatch "$name is not what was checked: it was changed since, or can no longer be read to its end."
 }
 
-# wrong: prints the errors that count. Roles are the server's, and in no dump: what is granted to them, or a policy for
-# them, is left out.
+# wrong: prints the first error that counts. Roles are the server's, and in no dump: what is granted to them, or a policy
+# for them, is left out.
 wrong() {
-    grep -avE 'ERROR:  [0-9A-Z]{5}: (role ".*" does not exist|policy ".*" for (table|relation) ".*" does not exist)$' "$scratch/errors" | terse
+    found -vE 'ERROR:  [0-9A-Z]{5}: (role ".*" does not exist|policy ".*" for (table|relation) ".*" does not exist)$|^all$'
 }
 
 read_manifest
@@ -109,18 +119,22 @@ run load || loaded=$?
 heed_store
 [[ $format != directory ]] || run pinned >/dev/null 2>&1 || echo $? >"$scratch/source"
 [[ ! -e $scratch/source ]] || heed_pinned "$(<"$scratch/source")"
+[[ $(tail -n 1 "$scratch/errors") == all ]] || no_room
 heed_server
 heed_image
 ((loaded <= 128)) || incomplete "Reading the dump was stopped by signal $(kill -l "$loaded")."
+# What is missing for want of room is not the backup's.
+{ ((loaded == 0)) && [[ -s $scratch/complete ]]; } || echo >"$scratch/room" || no_room
 ((loaded == 0)) || fail RestoreFailed "$name cannot be read: $(masked "$scratch/content")"
 [[ -s $scratch/complete ]] || fail RestoreFailed "$name cannot be restored: its end is missing."
-wrong >"$scratch/wrong" || true
-[[ ! -s $scratch/wrong ]] || fail RestoreFailed "$name cannot be restored into an empty database: $(masked "$scratch/wrong")"
+text=$(wrong)
+[[ -z $text ]] || fail RestoreFailed "$name cannot be restored into an empty database: $(masked <(terse <<<"$text"))"
 
-{ selected_sql && inventory_sql; } >"$scratch/inventory.sql"
+{ selected_sql && inventory_sql; } >"$scratch/inventory.sql" || no_room
 run inventory_psql '' yes -f "$scratch/inventory.sql" >"$scratch/inventory" 2>"$scratch/errors" ||
     incomplete "What was restored cannot be listed: $(masked <(terse <"$scratch/errors"))."
-restored="{$(summary "$scratch/inventory")"
+restored=$(summary "$scratch/inventory") || no_room
+restored="{$restored"
 dumped=${inventory%%, \"origin\"*}
 words() { tr -d '{"' <<<"${1%, \"sha256\"*}"; }
 [[ $restored == "$dumped" ]] ||

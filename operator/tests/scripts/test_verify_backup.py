@@ -308,6 +308,77 @@ def test_a_full_disk_says_nothing_about_the_backup(pods: Pods, store: Path, smal
 
 
 @pytest.mark.parametrize(
+    ("program", "when", "end"),
+    [
+        ("awk", "$* == *exec_stmt*", "kill -9 $$"),
+        ("awk", "$* == *exec_stmt*", "exit 2"),
+        ("awk", "$* == *exec_stmt*", "exit 0"),  # not every awk minds a full disk
+        ("grep", "$* == *FATAL*", "exit 2"),
+        ("grep", '$* == *"role "*', "exit 2"),
+    ],
+)
+def test_errors_that_are_lost_are_no_good_backup(
+    pods: Pods, store: Path, small: TestDatabase, program: str, when: str, end: str
+) -> None:
+    verification = back_up(pods, store, small, "plain")
+    _refit(verification, _before_the_table(b"CREATE VIEW v AS SELECT 1/0 FROM nirwana;"))
+    pods.shim(program, f'if [[ {when} ]]; then [[ $0 != */awk ]] || cat >/dev/null; {end}; fi; exec "$REAL" "$@"')
+    _incomplete(verification.run(EXPECTED_SHA256=""))
+
+
+def test_an_end_that_could_not_be_noted_says_nothing_about_the_backup(
+    pods: Pods, store: Path, small: TestDatabase
+) -> None:
+    verification = back_up(pods, store, small, "plain")
+    pods.finish(verification.start("verify-check"))
+    pods.shim("sed", '[[ $2 != -f ]] || { ln -s /dev/full "${3%/*}/room"; exec cat; }; exec "$REAL" "$@"')
+    assert "no room" in _incomplete(pods.finish(verification.start("verify-restore")))
+
+
+@pytest.mark.parametrize("kind", ["custom", "plain"])
+@pytest.mark.parametrize("end", ["exit 1", "exit 0"], ids=["fails", "does-not-mind"])
+def test_a_list_that_could_not_be_written_says_nothing_about_the_backup(
+    pods: Pods, store: Path, small: TestDatabase, kind: str, end: str
+) -> None:
+    verification = back_up(pods, store, small, kind)
+    pods.shim("wc", f"cat >/dev/null; {end}")
+    assert "no room" in _incomplete(pods.finish(verification.start("verify-check")))
+
+
+def test_a_mark_of_the_end_that_could_not_be_written_says_nothing_about_the_backup(
+    pods: Pods, store: Path, small: TestDatabase
+) -> None:
+    verification = back_up(pods, store, small, "plain")
+    pods.shim("sed", '[[ $* != */complete* ]] || { ln -s /dev/full "$WORK_DIR/room"; exec cat; }; exec "$REAL" "$@"')
+    assert "no room" in _incomplete(pods.finish(verification.start("verify-check")))
+
+
+@pytest.mark.parametrize("step", ["dump", "verify-restore"])
+@pytest.mark.parametrize(
+    ("program", "when", "text"),
+    [
+        ("sort", "true", 'head -n 1 "$@"; exit 2'),
+        ("psql", "$* == *relations=*", '"$REAL" "$@" | sed -n 1,2p'),
+        ("awk", "$* == *sum=*", "exit 2"),
+    ],
+    ids=["sort", "psql", "awk"],
+)
+def test_an_inventory_that_is_not_whole_is_none(
+    pods: Pods, store: Path, small: TestDatabase, step: str, program: str, when: str, text: str
+) -> None:
+    shim = f'if [[ {when} ]]; then {text}; exit 0; fi; exec "$REAL" "$@"'
+    if step == "dump":
+        pods.shim(program, shim)
+        outcome = pods.run(DUMP, dump_env(store, small))
+        assert (outcome.reason, "has the node's disk room" in outcome.message) == ("DumpFailed", True)
+        return
+    verification = back_up(pods, store, small)
+    pods.finish(verification.start("verify-check"))
+    pods.shim(program, shim)
+    assert "no room" in _incomplete(pods.finish(verification.start("verify-restore")))
+
+
+@pytest.mark.parametrize(
     ("statement", "lacking"),
     [
         (b"CREATE EXTENSION nirwana;", 'extension "nirwana" is not available'),
