@@ -103,9 +103,8 @@ SQL
         fail RestoreFailed "Cannot read table postgres_operator.restores, where earlier Restores are noted: $(masked "$scratch/connect"). $untouched"
     [[ -s $scratch/markers ]] || return 0
     ask < <(
-        printf '%s\nCOPY postgres_operator.restores FROM STDIN;\n' "$CREATE_MARKERS"
-        cat "$scratch/markers"
-        echo '\.'
+        # Where one of them fails, the last line is missing, and COPY fails.
+        printf '%s\nCOPY postgres_operator.restores FROM STDIN;\n' "$CREATE_MARKERS" && cat "$scratch/markers" && echo '\.'
     ) || broken RestoreFailed "Cannot note the earlier Restores"
 }
 

@@ -321,6 +321,32 @@ def test_sigterm_ends_all_sessions(pods: Pods, backups: Backups, target: TestDat
     assert restore.scratch not in target.server.databases()
 
 
+@pytest.mark.parametrize(
+    ("program", "when", "text"),
+    [
+        ("sed", "$1 == -nE", '"$REAL" "$@" | head -c 5; exit 4'),
+        ("sed", "$1 == -nE", '"$REAL" "$@" | head -c 5; exit 0'),
+        ("grep", "$1 == -av && $2 == -f", '"$REAL" "$@" | head -n 15; exit 2'),
+        ("grep", "$1 == -av && $2 == -f", '"$REAL" "$@" | head -n 15; exit 0'),
+        ("grep", "$* == *SCHEMA*", "exit 2"),
+    ],
+    ids=["rules-fail", "rules-are-cut", "list-fails", "list-is-cut", "entries-fail"],
+)
+def test_a_list_that_is_not_whole_restores_nothing(
+    pods: Pods, backups: Backups, target: TestDatabase, program: str, when: str, text: str
+) -> None:
+    """As on a full disk, which not every sed or grep minds."""
+    target.app_sql("CREATE TABLE later ()")
+    before = contents(target)
+    restore = Restore(pods, backups["directory"][0], target, backups["directory"][1], "Replace")
+    restore.steps("restore-check", "restore-prepare")
+    pods.shim(program, f'if [[ {when} ]]; then {text}; fi; exec "$REAL" "$@"')
+    outcome = restore.step("restore-load", JOBS="2")
+    assert (outcome.reason, "has the node's disk room" in outcome.message) == ("RestoreFailed", True), outcome.message
+    assert contents(target) == before
+    assert restore.scratch not in target.server.databases()
+
+
 def test_plain_text_has_no_jobs(pods: Pods, backups: Backups, database: NewDatabase) -> None:
     restore = Restore(pods, backups["plain"][0], database(), backups["plain"][1], "Replace")
     outcome = restore.run(JOBS="2")
