@@ -25,8 +25,13 @@ inventory_psql() {
         -v VERBOSITY=verbose -v relations="$RELATIONS" -v lines="$lines" -v unlogged="$unlogged" "$@"
 }
 
-# First of all, what is selected.
-selected_sql() { echo "SELECT set_config('postgres_operator.lines', :'lines', false) \\g /dev/null"; }
+# First of all, what is selected. Where a database has no encoding, its names may have any.
+selected_sql() {
+    cat <<'SQL'
+SELECT set_config('postgres_operator.lines', :'lines', false) \g /dev/null
+SELECT set_config('client_encoding', 'SQL_ASCII', false) WHERE current_setting('server_encoding') = 'SQL_ASCII' \g /dev/null
+SQL
+}
 
 # inventory_sql: prints kind, name and number of rows, a line each, and a last one. JSON, since names may have tabs and
 # newlines.

@@ -131,6 +131,7 @@ text=$(wrong)
 [[ -z $text ]] || fail RestoreFailed "$name cannot be restored into an empty database: $(masked <(terse <<<"$text"))"
 
 { selected_sql && inventory_sql; } >"$scratch/inventory.sql" || no_room
+((${server_version%%[!0-9]*} < 17)) || UNDISTURBED+=' -c event_triggers=off' # one may fire at a login
 run inventory_psql '' yes -f "$scratch/inventory.sql" >"$scratch/inventory" 2>"$scratch/errors" ||
     incomplete "What was restored cannot be listed: $(masked <(terse <"$scratch/errors"))."
 restored=$(summary "$scratch/inventory") || no_room

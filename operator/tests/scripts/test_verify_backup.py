@@ -98,6 +98,17 @@ def test_a_part_is_compared_with_that_part(selection: str, pods: Pods, store: Pa
     assert verification.run().result["tables"] == (2 if "table\tpublic" in selection else 1)
 
 
+def test_how_a_role_wants_names_quoted_is_no_false_alarm(pods: Pods, store: Path, small: TestDatabase) -> None:
+    small.server.sql("ALTER ROLE small SET quote_all_identifiers = on")
+    assert back_up(pods, store, small).run().result["rows"] == 2
+
+
+def test_names_of_no_encoding(pods: Pods, store: Path, database: NewDatabase) -> None:
+    source = database("bytes", "ENCODING SQL_ASCII TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    source.app_sql(r"SET client_encoding = SQL_ASCII; DO $$ BEGIN EXECUTE E'CREATE TABLE \"a\\351\" ()'; END $$")
+    assert back_up(pods, store, source).run().result["tables"] == 1
+
+
 @pytest.mark.parametrize("extra", ["", "--serializable-deferrable"])
 def test_what_is_written_during_the_dump_is_no_false_alarm(
     extra: str, pods: Pods, store: Path, small: TestDatabase
