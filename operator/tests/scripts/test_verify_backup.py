@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from restoring import NewDatabase, manifest_of
-from script_runner import BIN, Outcome, Pods, TestDatabase, until
+from script_runner import BIN, Outcome, Pods, Server, TestDatabase, until
 from test_restore_load import RICH
 from verifying import DUMP, Verification, back_up, dump_env
 
@@ -45,8 +45,7 @@ ALTER TABLE big ADD PRIMARY KEY (n);
 GRANTED = """
 CREATE ROLE reader; CREATE ROLE writer;
 GRANT SELECT ON item TO reader WITH GRANT OPTION;
-SET ROLE reader; GRANT SELECT ON item TO writer; RESET ROLE;
-ALTER DEFAULT PRIVILEGES FOR ROLE writer IN SCHEMA public GRANT SELECT ON TABLES TO reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE "Quelle ""ä"" b'c" IN SCHEMA public GRANT SELECT ON TABLES TO reader;
 ALTER TABLE item ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON item TO reader USING (id > 0);
 COMMENT ON POLICY own ON item IS 'theirs';
@@ -74,12 +73,12 @@ def small(database: NewDatabase) -> TestDatabase:
 
 @pytest.mark.parametrize("kind", ["custom", "plain", "directory"])
 def test_what_was_dumped_can_be_restored(kind: str, pods: Pods, store: Path, source: TestDatabase) -> None:
-    source.sql(GRANTED)
+    source.sql(GRANTED + "CREATE EXTENSION dblink; CREATE SCHEMA ext; CREATE EXTENSION citext SCHEMA ext;")
     jobs = {"JOBS": "2"} if kind == "directory" else {}
     verification = back_up(pods, store, source, kind, EXTRA_ARGS="--no-unlogged-table-data", **jobs)
     result = verification.run().result
     assert (result["tables"], result["rows"], result["views"]) == (19, 2120, 2)
-    assert result["serverVersion"].startswith("15.")
+    assert result["serverVersion"] == source.server.version
     assert not list((pods.directory / f"data-{verification.number}").iterdir()), "its data goes with the server"
 
 
@@ -105,7 +104,7 @@ def test_how_a_role_wants_names_quoted_is_no_false_alarm(pods: Pods, store: Path
 
 def test_names_of_no_encoding(pods: Pods, store: Path, database: NewDatabase) -> None:
     source = database("bytes", "ENCODING SQL_ASCII TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
-    source.app_sql(r"SET client_encoding = SQL_ASCII; DO $$ BEGIN EXECUTE E'CREATE TABLE \"a\\351\" ()'; END $$")
+    source.app_sql(r"SET client_encoding = SQL_ASCII; DO $$ BEGIN EXECUTE E'CREATE TABLE \"a\351\" ()'; END $$")
     assert back_up(pods, store, source).run().result["tables"] == 1
 
 
@@ -264,6 +263,53 @@ def test_what_a_restore_lacks_is_found(
     assert "row-data" not in outcome.message + outcome.log
 
 
+OF_A_SUPERUSER = [
+    "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE EVENT TRIGGER t ON ddl_command_end"
+    " EXECUTE FUNCTION f()",
+    "CREATE PUBLICATION everything FOR ALL TABLES",
+    "CREATE PUBLICATION everything FOR TABLES IN SCHEMA public",
+    "CREATE ROLE writer; ALTER DEFAULT PRIVILEGES FOR ROLE writer IN SCHEMA public GRANT SELECT ON TABLES TO PUBLIC",
+    "CREATE ROLE reader; GRANT SELECT ON t TO reader WITH GRANT OPTION; SET ROLE reader; GRANT SELECT ON t TO PUBLIC",
+    "CREATE OPERATOR CLASS c FOR TYPE int USING btree AS OPERATOR 1 <, FUNCTION 1 btint4cmp(int, int)",
+    "CREATE FUNCTION f(int, int) RETURNS int LANGUAGE internal AS 'int4pl'",
+    "CREATE FOREIGN DATA WRAPPER w",
+    "CREATE ACCESS METHOD m TYPE TABLE HANDLER heap_tableam_handler",
+]
+
+
+@pytest.mark.parametrize("kind", ["custom", "plain"])
+@pytest.mark.parametrize("made", OF_A_SUPERUSER)
+def test_what_only_a_superuser_can_restore_is_no_good_backup(
+    pods: Pods, store: Path, small: TestDatabase, made: str, kind: str
+) -> None:
+    small.sql(made)
+    outcome = back_up(pods, store, small, kind).run()
+    assert outcome.reason == "RestoreFailed", outcome.report
+    assert "a Restore is its work" in outcome.message, outcome.message
+
+
+def test_what_a_superuser_dumps_is_restored_by_one(pods: Pods, store: Path, small: TestDatabase) -> None:
+    """At their own risk, of an external server. What fires at a login does not disturb the comparison."""
+    login = int(small.server.version.split(".")[0]) >= 17
+    small.sql(
+        "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN IF session_user LIKE 'superuser of%'"
+        f" THEN RAISE 'never'; END IF; END $$; CREATE EVENT TRIGGER t ON {'login' if login else 'ddl_command_end'}"
+        f" EXECUTE FUNCTION f(); {'ALTER EVENT TRIGGER t ENABLE ALWAYS;' if login else ''}"
+        "ALTER ROLE small SUPERUSER"
+    )
+    assert back_up(pods, store, small).run().result["rows"] == 2
+
+
+def test_rules_of_the_order_come_with_the_database(
+    pods: Pods, store: Path, server: Server, database: NewDatabase
+) -> None:
+    if int(server.version.split(".")[0]) < 16:
+        pytest.skip("this server has none")
+    source = database("ordered", "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de' ICU_RULES '&a < g'")
+    source.app_sql("CREATE TABLE t (id int)")
+    assert back_up(pods, store, source).run().result["tables"] == 1
+
+
 # --- what says nothing about the backup
 
 
@@ -400,10 +446,28 @@ def test_an_inventory_that_is_not_whole_is_none(
 def test_what_the_image_lacks_says_nothing_about_the_backup(
     statement: bytes, lacking: str, pods: Pods, store: Path, small: TestDatabase
 ) -> None:
+    small.server.sql(f"ALTER ROLE small {'SUPERUSER' if b'LANGUAGE c' in statement else ''}")  # who else may do that
     verification = back_up(pods, store, small, "plain")
     _refit(verification, _before_the_table(statement))
     message = _incomplete(verification.run(EXPECTED_SHA256=""))
     assert f"The image lacks what the backup needs: ERROR:  {lacking}" in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "can only create extension in database postgres",
+        "pg_cron can only be loaded via shared_preload_libraries",
+        'extension "timescaledb" must be preloaded',
+    ],
+)
+def test_what_the_server_of_the_test_does_not_load_says_nothing_about_the_backup(
+    pods: Pods, store: Path, small: TestDatabase, text: str
+) -> None:
+    verification = back_up(pods, store, small)
+    error = f"psql:<stdin>:9: ERROR:  55000: {text}"
+    pods.shim("psql", f"[[ $* != *'-f -' ]] || {{ cat >/dev/null; echo '{error}' >&2; exit; }}; exec \"$REAL\" \"$@\"")
+    assert "The image lacks what the backup needs" in _incomplete(verification.run())
 
 
 def test_a_manifest_without_an_inventory_is_nothing_to_compare_with(
