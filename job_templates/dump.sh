@@ -81,6 +81,8 @@ log "PostgreSQL $server_version at $PGHOST:$PGPORT, pg_dump $tool, database $PGD
 if ((${server_version%%[!0-9]*} > ${tool%%[!0-9]*})); then
     fail VersionMismatch "pg_dump $tool cannot dump PostgreSQL $server_version: set spec.image of the Database to that version."
 fi
+# Where it may not read a sequence, it dumps a wrong value and says nothing (release notes of 18.2).
+[[ $tool != 18.[01] ]] || fail VersionMismatch "pg_dump $tool may dump wrong values of sequences: set spec.image of the Database to version 18.2 or newer."
 [[ $FORMAT == custom || $FORMAT == plain || $FORMAT == directory ]] || fail InternalError "FORMAT is $FORMAT, not custom, plain or directory."
 options=(--format="$FORMAT" --exclude-schema=postgres_operator --no-owner --no-password)
 read -ra extra <<<"${EXTRA_ARGS:-}"

@@ -25,10 +25,16 @@ inventory_psql() {
         -v VERBOSITY=verbose -v relations="$RELATIONS" -v lines="$lines" -v unlogged="$unlogged" "$@"
 }
 
-# First of all, what is selected.
-selected_sql() { echo "SELECT set_config('postgres_operator.lines', :'lines', false) \\g /dev/null"; }
+# First of all, what is selected. Where a database has no encoding, its names may have any.
+selected_sql() {
+    cat <<'SQL'
+SELECT set_config('postgres_operator.lines', :'lines', false) \g /dev/null
+SELECT set_config('client_encoding', 'SQL_ASCII', false) WHERE current_setting('server_encoding') = 'SQL_ASCII' \g /dev/null
+SQL
+}
 
-# inventory_sql: prints kind, name and number of rows, a line each. JSON, since names may have tabs and newlines.
+# inventory_sql: prints kind, name and number of rows, a line each, and a last one. JSON, since names may have tabs and
+# newlines.
 inventory_sql() {
     cat <<'SQL'
 SELECT 'view', to_json(name), 0 FROM :relations WHERE relkind IN ('v', 'm');
@@ -43,13 +49,16 @@ SELECT CASE WHEN relkind = 'p' OR unlogged AND (:'unlogged' = '' OR pg_is_in_rec
         THEN format('SELECT ''table'', %L, 0', to_json(name))
         ELSE format('SELECT ''table'', %L, count(*) FROM ONLY %s', to_json(name), name) END
 FROM :relations WHERE relkind IN ('r', 'p') \gexec
+\echo all
 SQL
 }
 
-# summary FILE: those lines as numbers and one checksum, in JSON: as a member of a manifest, but for the braces.
+# summary FILE: those lines as numbers and one checksum, in JSON: as a member of a manifest, but for the braces. Fails where
+# some are missing: psql does not mind a full disk.
 summary() {
     local sum
-    sum=$(sort "$1" | sha256)
+    [[ $(tail -n 1 "$1") == all ]] || return
+    sum=$(sed '$d' "$1" | sort | sha256) || return
     awk -F '\t' -v sum="$sum" '{ count[$1]++; rows += $3 }
         END { printf "\"tables\": %d, \"rows\": %.0f, \"indexes\": %d, \"constraints\": %d, \"views\": %d, \"sha256\": \"%s\"",
                   count["table"], rows, count["index"], count["constraint"], count["view"], sum }' "$1"

@@ -69,13 +69,16 @@ scratch=$(mktemp -d "${TMPDIR:-/tmp}/job.XXXXXX") || fail InternalError "The con
 
 # masked FILE: the first error that PostgreSQL's programs wrote there, in one line and without what may be row data:
 # DETAIL and CONTEXT lines are left out; a quoted text stays only where it is a name, by the word before it, and from
-# the first one that is not all is left out (a value may contain quotes and newlines itself).
+# the first one that is not all is left out (a value may contain quotes and newlines itself). A server may speak another
+# language, and quote as that does: what it says is left out where it does not say ERROR, and the words for names are English.
 masked() {
     local kinds='relation|table|view|index|sequence|column|constraint|trigger|rule|policy|type|domain|schema|extension|function'
     kinds+='|procedure|aggregate|operator|cast|collation|locale|language|role|user|database|tablespace|encoding|parameter|publication'
     kinds+='|subscription|server|wrapper|method|class|family|configuration|dictionary|object|file|directory|at|host|certificate for'
     grep -aE -m1 '(ERROR|FATAL|PANIC|error|fatal): ' "$1" 2>/dev/null |
         sed -E -e 's/^(psql|pg_dump|pg_restore)[^ ]*: ((error|detail): )?//' \
+            -e $'s/:  /\003/' -e $'/(ERROR|FATAL|PANIC)\003/!s/\003.*/\003…/' -e $'s/\003/:  /' \
+            -e 's/«|»|„|“|”|‘|’|‚|‹|›|「|」|『|』/"/g' \
             -e ':name' -e "s/^(([^\"]*[^a-z])?($kinds)( name)? )\"([^\"]*)\"/\1"$'\001\\5\002/' -e 'tname' \
             -e 's/".*"( is out of range for type [a-z ]+)$/"…"\1/' -e 'tend' -e 's/".*/"…"/' -e ':end' \
             -e $'s/[\001\002]/"/g' | head -c 800 || true
@@ -109,12 +112,14 @@ connect_failure() {
     esac
 }
 
-# PGOPTIONS that no setting of a server, database or role can disturb: names mean PostgreSQL's own, nothing is read-only,
-# nothing times out, what is committed is on disk, and the server notices within a second that a client is gone (its
-# transaction rolls back).
+# PGOPTIONS that no setting of a server, database or role can disturb: names mean PostgreSQL's own, and are quoted where they
+# have to be, nothing is read-only, nothing times out, what is committed is on disk, a connection on which nothing is said
+# for long is not forgotten on its way, and the server notices within a second that a client is gone (its transaction
+# rolls back).
+readonly CHECKED=' -c client_connection_check_interval=1s'
 UNDISTURBED='-c search_path=pg_catalog -c standard_conforming_strings=on -c default_transaction_read_only=off
  -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0
- -c client_connection_check_interval=1s -c synchronous_commit=on'
+ -c quote_all_identifiers=off -c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c synchronous_commit=on'$CHECKED
 
 # connect SECONDS: waits that long for a server that lets us log in to $PGDATABASE; sets server_version ("17.6").
 # pg_isready alone would pass with a wrong password and for a missing database.
@@ -123,6 +128,10 @@ connect() {
     [[ -z ${PGSSLROOTCERT:-} || -s $PGSSLROOTCERT ]] || # libpq might go on without
         fail CredentialsLost "The Secret that spec.external.caSecretRef of the Database names is not there, or has no key ca.crt."
     until run psql -XAtqw -c 'SHOW server_version' >"$scratch/version" 2>"$scratch/connect"; do
+        if [[ ${PGOPTIONS:-} == *"$CHECKED"* ]] && grep -qa client_connection_check_interval "$scratch/connect"; then
+            PGOPTIONS=${PGOPTIONS/"$CHECKED"/} UNDISTURBED=${UNDISTURBED/"$CHECKED"/} # not every system can do that
+            continue
+        fi
         if grep -qaE 'password authentication|no password|pg_hba|to log in|permission denied|" does not exist|client certificate' "$scratch/connect" ||
             tls_failed "$scratch/connect" || ((SECONDS >= deadline)); then
             connect_failure "$scratch/connect"
@@ -131,7 +140,8 @@ connect() {
         run sleep 1
     done
     read -r server_version _ <"$scratch/version"
-    if ((${server_version%%[!0-9]*} >= 17)); then # where that setting came
+    ((${server_version%%[!0-9]*} >= 14)) || UNDISTURBED=${UNDISTURBED/"$CHECKED"/} # where that setting came
+    if ((${server_version%%[!0-9]*} >= 17)); then # and that one
         UNDISTURBED+=' -c transaction_timeout=0'
         [[ -z ${PGOPTIONS:-} ]] || PGOPTIONS+=' -c transaction_timeout=0'
     fi

@@ -62,10 +62,13 @@ read -r actual <"$scratch/sha256"
 if [[ -e $scratch/unreadable ]]; then
     status=$(<"$scratch/unreadable")
     ((status <= 128)) || stopped "$status"
+    # Only pg_restore can find that a dump cannot be read, and it says so.
+    [[ $format != plain && $status == [1-9]* && -s $scratch/list ]] || no_room
     tool=$(tool_version pg_restore)
     if grep -qaE 'unsupported version|does not support compression' "$scratch/list"; then
         fail VersionMismatch "pg_restore $tool cannot read $name, which a newer pg_dump wrote: use an image (spec.image of the Database) of that version."
     fi
     fail RestoreFailed "pg_restore $tool cannot read $name: $(masked "$scratch/list")"
 fi
+[[ -s $WORK_DIR/entries ]] || no_room
 log "The backup is whole: sha256 $actual, $SECONDS s"

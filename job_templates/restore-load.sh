@@ -68,10 +68,17 @@ broken() {
     fail "$reason" "$2: $text. ${hint:+$hint }$untouched"
 }
 
+# knows_timeout: whether the server has transaction_timeout, which pg_dump and pg_restore since 17 set at the beginning.
+knows_timeout() { ((${server_version%%[!0-9]*} >= 17)); }
+
 # The rules by which sed makes the dump's SQL fit; data is never looked at. Names are regular expressions.
 write_filter() {
     local schemas=${answer%$'\n'*} extensions=${answer#*$'\n'}
-    cat >"$scratch/filter" <<FILTER
+    : >"$scratch/filter"
+    knows_timeout || cat >"$scratch/filter" <<'FILTER'
+1,/^-- (Data for )?Name: /{/^SET transaction_timeout = 0;$/d;}
+FILTER
+    cat >>"$scratch/filter" <<FILTER
 /^-- Data for Name: .*; Type: TABLE DATA; Schema: /,/^\\\\\\.\$/b
 /^-- PostgreSQL database dump complete\$/w $scratch/complete
 /^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^(CREATE SCHEMA |-- \*not\* creating schema)/{/^CREATE SCHEMA ($schemas);\$/d;}
@@ -103,9 +110,8 @@ SQL
         fail RestoreFailed "Cannot read table postgres_operator.restores, where earlier Restores are noted: $(masked "$scratch/connect"). $untouched"
     [[ -s $scratch/markers ]] || return 0
     ask < <(
-        printf '%s\nCOPY postgres_operator.restores FROM STDIN;\n' "$CREATE_MARKERS"
-        cat "$scratch/markers"
-        echo '\.'
+        # Where one of them fails, the last line is missing, and COPY fails.
+        printf '%s\nCOPY postgres_operator.restores FROM STDIN;\n' "$CREATE_MARKERS" && cat "$scratch/markers" && echo '\.'
     ) || broken RestoreFailed "Cannot note the earlier Restores"
 }
 
@@ -151,6 +157,11 @@ FROM (SELECT schema, regexp_replace(quote_ident(name), '[][\\.*^$(){}?+|/]', '\\
             SELECT false, extname FROM pg_extension WHERE NOT pg_has_role(extowner, 'USAGE')) AS there (schema, name)
       WHERE name !~ '[\n\r]') AS patterns;
 SQL
+tool=$(tool_version pg_restore)
+if [[ $MODE == Replace ]] && ((${JOBS:-1} > 1)) && ! knows_timeout && ((${tool%%[!0-9]*} >= 17)); then
+    log "pg_restore $tool cannot load into PostgreSQL $server_version in several sessions: one does it"
+    JOBS=1
+fi
 if [[ $MODE == Replace ]] && ((${JOBS:-1} > 1)); then
     load_in_parallel
     ask_last </dev/null || broken RestoreFailed "The dump cannot be loaded"

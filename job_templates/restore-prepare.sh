@@ -3,7 +3,7 @@
 
 fresh="${SCRATCH_PREFIX}_${POD_UID:0:8}"
 discard=
-export PGOPTIONS=$UNDISTURBED
+export PGOPTIONS="$UNDISTURBED -c lc_messages=C"
 
 # sql: runs the SQL of its standard input and prints the answer.
 sql() {

@@ -6,7 +6,7 @@ fresh="${SCRATCH_PREFIX}_${POD_UID:0:8}"
 discard=yes
 untouched="Database $TARGET_DATABASE was not changed."
 readonly TRIES="${SWAP_TRIES:-10}"
-export PGOPTIONS="$UNDISTURBED -c lock_timeout=30s"
+export PGOPTIONS="$UNDISTURBED -c lc_messages=C -c lock_timeout=30s"
 
 # sql: runs the SQL of its standard input and prints the answer.
 sql() {

@@ -20,10 +20,18 @@ SELECT pg_export_snapshot() AS snapshot \gset
 -- Whoever empties or drops one of them (which no snapshot hides) comes before both or after both.
 SELECT format('LOCK TABLE ONLY %s IN ACCESS SHARE MODE', name) FROM :relations WHERE relkind IN ('r', 'p') \gexec
 -- As JSON, columns that only some versions of PostgreSQL have are NULL in the others.
-SELECT format('"encoding": "%s", "collate": "%s", "ctype": "%s", "provider": "%s", "locale": "%s"', VARIADIC array(
+-- What may have any characters is in hexadecimal digits. Where who dumps is a superuser, a restore is one's work too.
+SELECT format('"encoding": "%s", "collate": "%s", "ctype": "%s", "provider": "%s", "locale": "%s", "rules": "%s", "owner": "%s", "superuser": "%s", "strangers": "%s"', VARIADIC array(
     SELECT regexp_replace(coalesce(value, ''), '[^A-Za-z0-9_.@=; -]', '?', 'g')
     FROM unnest(ARRAY[pg_encoding_to_char(encoding), datcollate, datctype, d ->> 'datlocprovider',
-                      coalesce(d ->> 'datlocale', d ->> 'daticulocale')]) WITH ORDINALITY AS u (value, n) ORDER BY n))
+                      coalesce(d ->> 'datlocale', d ->> 'daticulocale'),
+                      -- cut to an odd number, they are not taken for whole
+                      left(encode(convert_to(d ->> 'daticurules', 'UTF8'), 'hex'), 999),
+                      encode(convert_to(current_user, 'UTF8'), 'hex'), current_setting('is_superuser'),
+                      -- whose default privileges a restore may not set
+                      (SELECT string_agg(encode(convert_to(pg_get_userbyid(role), 'UTF8'), 'hex'), ' ')
+                       FROM (SELECT DISTINCT defaclrole FROM pg_default_acl
+                             WHERE NOT pg_has_role(defaclrole, 'USAGE') LIMIT 5) AS s (role))]) WITH ORDINALITY AS u (value, n) ORDER BY n))
 FROM pg_database, to_jsonb(pg_database) AS d WHERE datname = current_database() \g :origin
 SELECT :'snapshot' \g :ready
 SQL
@@ -44,9 +52,12 @@ SQL
 
 # take_inventory: sets inventory, when the dump is there; both have to be whole.
 take_inventory() {
+    local origin
     exec {hold}>&-
     wait "$holder" || inventory_failed
-    inventory="{$(summary "$scratch/inventory"), \"origin\": {$(<"$scratch/origin")}}"
+    inventory=$(summary "$scratch/inventory") && origin=$(<"$scratch/origin") && [[ $origin == *'"' ]] ||
+        fail DumpFailed "What the dump has to have could not be noted for its verification: has the node's disk room ($(room "$scratch"))?"
+    inventory="{$inventory, \"origin\": {$origin}}"
     log "Inventory: $inventory"
 }
 

@@ -7,7 +7,7 @@ create_missing() {
     local -x PGUSER=$SUPERUSER PGPASSWORD=$SUPERUSER_PASSWORD PGDATABASE=postgres PGOPTIONS
     connect "$PATIENCE"
     PGOPTIONS='-c log_statement=none -c log_min_error_statement=panic -c log_min_duration_statement=-1'
-    PGOPTIONS+=' -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0'
+    PGOPTIONS+=' -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 -c lc_messages=C'
     run psql -XAtqw -v ON_ERROR_STOP=1 -v role="$role" -v database="$database" 2>"$scratch/create" <<'SQL' ||
 \set VERBOSITY terse
 \set SHOW_CONTEXT never

@@ -321,6 +321,54 @@ def test_sigterm_ends_all_sessions(pods: Pods, backups: Backups, target: TestDat
     assert restore.scratch not in target.server.databases()
 
 
+@pytest.mark.parametrize(
+    ("program", "when", "text"),
+    [
+        ("sed", "$1 == -nE", '"$REAL" "$@" | head -c 5; exit 4'),
+        ("sed", "$1 == -nE", '"$REAL" "$@" | head -c 5; exit 0'),
+        ("grep", "$1 == -av && $2 == -f", '"$REAL" "$@" | head -n 15; exit 2'),
+        ("grep", "$1 == -av && $2 == -f", '"$REAL" "$@" | head -n 15; exit 0'),
+        ("grep", "$* == *SCHEMA*", "exit 2"),
+    ],
+    ids=["rules-fail", "rules-are-cut", "list-fails", "list-is-cut", "entries-fail"],
+)
+def test_a_list_that_is_not_whole_restores_nothing(
+    pods: Pods, backups: Backups, target: TestDatabase, program: str, when: str, text: str
+) -> None:
+    """As on a full disk, which not every sed or grep minds."""
+    target.app_sql("CREATE TABLE later ()")
+    before = contents(target)
+    restore = Restore(pods, backups["directory"][0], target, backups["directory"][1], "Replace")
+    restore.steps("restore-check", "restore-prepare")
+    pods.shim(program, f'if [[ {when} ]]; then {text}; fi; exec "$REAL" "$@"')
+    outcome = restore.step("restore-load", JOBS="2")
+    assert (outcome.reason, "has the node's disk room" in outcome.message) == ("RestoreFailed", True), outcome.message
+    assert contents(target) == before
+    assert restore.scratch not in target.server.databases()
+
+
+def test_newer_tools_load_into_an_older_server_in_one_session(
+    pods: Pods, backups: Backups, shop: TestDatabase, target: TestDatabase
+) -> None:
+    """Since 17 they set what that does not know, and with several sessions nothing can leave it out."""
+    if int(target.server.version.split(".")[0]) >= 17:
+        pytest.skip("this server knows it")
+    restore = Restore(pods, backups["directory"][0], target, backups["directory"][1], "Replace")
+    restore.steps("restore-check", "restore-prepare")
+    unknown = 'ERROR:  unrecognized configuration parameter "transaction_timeout"'
+    pods.shim(
+        "pg_restore",
+        'if [[ $1 == --version ]]; then echo "pg_restore (PostgreSQL) 17.6"; exit; fi\n'
+        f"if [[ $* == *--jobs* ]]; then echo 'pg_restore: error: could not execute query: {unknown}' >&2; exit 1; fi\n"
+        "\"$REAL\" \"$@\" | sed 's/^SET statement_timeout = 0;$/&\\nSET transaction_timeout = 0;/'",
+    )
+    outcome = restore.step("restore-load", JOBS="2")
+    assert outcome.code == 0, outcome.message
+    assert "one does it" in outcome.log
+    restore.steps("restore-swap")
+    assert contents(target, "--no-privileges") == contents(shop, "--no-privileges")
+
+
 def test_plain_text_has_no_jobs(pods: Pods, backups: Backups, database: NewDatabase) -> None:
     restore = Restore(pods, backups["plain"][0], database(), backups["plain"][1], "Replace")
     outcome = restore.run(JOBS="2")

@@ -361,6 +361,17 @@ def test_a_volume_that_cannot_be_written(pods: Pods, shop: TestDatabase, store: 
     assert "Permission denied" in message
 
 
+@pytest.mark.parametrize(("version", "good"), [("18.0", False), ("18.1", False), ("18.2", True), ("18.10", True)])
+def test_tools_that_dump_wrong_values_are_refused(
+    pods: Pods, shop: TestDatabase, store: Path, version: str, good: bool
+) -> None:
+    pods.shim(
+        "pg_dump", f'[ "$1" != --version ] || {{ echo "pg_dump (PostgreSQL) {version}"; exit; }}; exec "$REAL" "$@"'
+    )
+    outcome = pods.run("dump.sh", _env(shop, store))
+    assert outcome.code == 0 if good else outcome.reason == "VersionMismatch"
+
+
 def test_a_server_newer_than_pg_dump(pods: Pods, shop: TestDatabase, store: Path) -> None:
     pods.shim("pg_dump", 'echo "pg_dump (PostgreSQL) 14.25 (Debian 14.25-1)"')
     reason, message = _fails(pods, shop, store)

@@ -26,6 +26,7 @@ ALTER ROLE readers SET my.setting = {literal(LOOKALIKE)};
 ALTER ROLE readers SET work_mem = '5MB';
 COMMENT ON ROLE readers IS {literal(LOOKALIKE)};
 ALTER ROLE postgres SET my.setting = {literal(LOOKALIKE)};
+ALTER ROLE shop SET quote_all_identifiers = on;
 """
 SEEN = """
 SELECT r.rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolvaliduntil, setconfig,

@@ -100,6 +100,29 @@ def test_connect_tells_the_server_version(pods: Pods, database: NewDatabase) -> 
     assert outcome.result["v"] == db.sql("SHOW server_version").split(" ", maxsplit=1)[0]
 
 
+def test_a_connection_on_which_nothing_is_said_is_not_forgotten(pods: Pods, database: NewDatabase) -> None:
+    """Also through TCP: routers forget it after minutes."""
+    ask = "run psql -XAtqc 'SHOW tcp_keepalives_idle; SHOW tcp_keepalives_interval' >$scratch/a; "
+    more = f"export PGOPTIONS=$UNDISTURBED; connect 5; {ask}" + 'report "$(json_string "$(<$scratch/a)")"'
+    assert pods.run([], database().env, more).report == {"result": "60 10"}
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_a_server_that_cannot_check_its_clients(pods: Pods, database: NewDatabase, exported: bool) -> None:
+    """For want of the system's help, or since it is older than that setting."""
+    setting = "client_connection_check_interval"
+    message = f'FATAL:  invalid value for parameter "{setting}": 1000'
+    pods.shim(
+        "psql",
+        f"if [[ ${{PGOPTIONS:-}} == *{setting}* ]]; then echo 'psql: error: {message}' >&2; exit 2; fi\n"
+        + ("" if exported else "[[ $* != *version* ]] || { echo 13.22; exit; }\n")
+        + 'exec "$REAL" "$@"',
+    )
+    more = "export PGOPTIONS=$UNDISTURBED; " if exported else ""
+    more += "connect 0; PGOPTIONS=$UNDISTURBED run psql -XAtqc 'SELECT 7' >&2; report '{}'"
+    assert pods.run([], database().env, more).result == {}
+
+
 def _connect(pods: Pods, env: dict[str, str]) -> tuple[str, str]:
     outcome = pods.run([], env, "connect 0")
     return outcome.reason, outcome.message
@@ -250,6 +273,31 @@ def _forward(listener: socket.socket, port: int) -> None:
             'psql: error: connection to server at "10.0.0.1", port 5432 failed: FATAL:  role "x y" does not exist',
             'connection to server at "10.0.0.1", port 5432 failed: FATAL:  role "x y" does not exist',
             id="connection",
+        ),
+        pytest.param(
+            "pg_restore: error: could not execute query: FEHLER:  ung\u00fcltige Eingabe f\u00fcr Typ integer: »row data«",
+            "could not execute query: FEHLER:  …",
+            id="German",
+        ),
+        pytest.param(
+            "pg_restore: error: could not execute query: FEHLER:  »row data ERROR:  row data«",
+            "could not execute query: FEHLER:  …",
+            id="German with a value that looks English",
+        ),
+        pytest.param(
+            "psql:<stdin>:7: ERROR:  la sintaxis de entrada no es válida para tipo integer: «row data»",
+            'ERROR:  la sintaxis de entrada no es válida para tipo integer: "…"',
+            id="Spanish",
+        ),
+        pytest.param(
+            "psql:<stdin>:7: ERROR:  „row data“ at",
+            'ERROR:  "…"',
+            id="low quotes",
+        ),
+        pytest.param(
+            "psql: error: connection to server failed: FATAL:  role ‘x’ does not exist",
+            'connection to server failed: FATAL:  role "x" does not exist',
+            id="curled quotes around a name",
         ),
     ],
 )

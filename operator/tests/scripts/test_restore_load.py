@@ -207,6 +207,7 @@ DISTURBING = {
     "search_path": '"Ü x", information_schema, pg_temp',
     "standard_conforming_strings": "off",
     "client_encoding": "latin1",
+    "quote_all_identifiers": "on",
 }
 
 
@@ -612,6 +613,25 @@ def test_a_dump_that_needs_more_locks_than_there_are(failing: Restore, store: Pa
 def test_a_dump_of_a_newer_version(failing: Restore, store: Path) -> None:
     failing.store, failing.artifact = store, forge(store, ("SET setting_of_the_future = 0;\n" + END).encode())
     _fails_without_trace(failing, "VersionMismatch", "needs a newer PostgreSQL")
+
+
+NEWER = "SET statement_timeout = 0;\nSET transaction_timeout = 0;\n"
+KEPT = """
+-- Name: f(); Type: FUNCTION; Schema: public; Owner: -
+CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$
+SELECT '
+SET transaction_timeout = 0;
+' $$;
+"""
+
+
+def test_newer_tools_set_what_an_older_server_does_not_know(restore: Restore, store: Path) -> None:
+    """Those of 17 and newer, with an external server."""
+    if int(restore.target.server.version.split(".")[0]) >= 17:
+        pytest.skip("this server knows it")
+    restore.store, restore.artifact = store, forge(store, (NEWER + START + KEPT + END).encode())
+    assert restore.step("restore-load").result["alreadyRestored"] is False
+    assert restore.target.sql("SELECT f()") == "\nSET transaction_timeout = 0;"
 
 
 def test_what_the_dump_sets_does_not_disturb_the_marker(restore: Restore, store: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from restoring import NewDatabase, manifest_of
-from script_runner import BIN, Outcome, Pods, TestDatabase, until
+from script_runner import BIN, Outcome, Pods, Server, TestDatabase, until
 from test_restore_load import RICH
 from verifying import DUMP, Verification, back_up, dump_env
 
@@ -45,8 +45,7 @@ ALTER TABLE big ADD PRIMARY KEY (n);
 GRANTED = """
 CREATE ROLE reader; CREATE ROLE writer;
 GRANT SELECT ON item TO reader WITH GRANT OPTION;
-SET ROLE reader; GRANT SELECT ON item TO writer; RESET ROLE;
-ALTER DEFAULT PRIVILEGES FOR ROLE writer IN SCHEMA public GRANT SELECT ON TABLES TO reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE "Quelle ""ä"" b'c" IN SCHEMA public GRANT SELECT ON TABLES TO reader;
 ALTER TABLE item ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON item TO reader USING (id > 0);
 COMMENT ON POLICY own ON item IS 'theirs';
@@ -74,12 +73,12 @@ def small(database: NewDatabase) -> TestDatabase:
 
 @pytest.mark.parametrize("kind", ["custom", "plain", "directory"])
 def test_what_was_dumped_can_be_restored(kind: str, pods: Pods, store: Path, source: TestDatabase) -> None:
-    source.sql(GRANTED)
+    source.sql(GRANTED + "CREATE EXTENSION dblink; CREATE SCHEMA ext; CREATE EXTENSION citext SCHEMA ext;")
     jobs = {"JOBS": "2"} if kind == "directory" else {}
     verification = back_up(pods, store, source, kind, EXTRA_ARGS="--no-unlogged-table-data", **jobs)
     result = verification.run().result
     assert (result["tables"], result["rows"], result["views"]) == (19, 2120, 2)
-    assert result["serverVersion"].startswith("15.")
+    assert result["serverVersion"] == source.server.version
     assert not list((pods.directory / f"data-{verification.number}").iterdir()), "its data goes with the server"
 
 
@@ -96,6 +95,17 @@ def test_a_part_is_compared_with_that_part(selection: str, pods: Pods, store: Pa
     )
     verification = back_up(pods, store, source, SELECTION=selection)
     assert verification.run().result["tables"] == (2 if "table\tpublic" in selection else 1)
+
+
+def test_how_a_role_wants_names_quoted_is_no_false_alarm(pods: Pods, store: Path, small: TestDatabase) -> None:
+    small.server.sql("ALTER ROLE small SET quote_all_identifiers = on")
+    assert back_up(pods, store, small).run().result["rows"] == 2
+
+
+def test_names_of_no_encoding(pods: Pods, store: Path, database: NewDatabase) -> None:
+    source = database("bytes", "ENCODING SQL_ASCII TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    source.app_sql(r"SET client_encoding = SQL_ASCII; DO $$ BEGIN EXECUTE E'CREATE TABLE \"a\351\" ()'; END $$")
+    assert back_up(pods, store, source).run().result["tables"] == 1
 
 
 @pytest.mark.parametrize("extra", ["", "--serializable-deferrable"])
@@ -253,6 +263,53 @@ def test_what_a_restore_lacks_is_found(
     assert "row-data" not in outcome.message + outcome.log
 
 
+OF_A_SUPERUSER = [
+    "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE EVENT TRIGGER t ON ddl_command_end"
+    " EXECUTE FUNCTION f()",
+    "CREATE PUBLICATION everything FOR ALL TABLES",
+    "CREATE PUBLICATION everything FOR TABLES IN SCHEMA public",
+    "CREATE ROLE writer; ALTER DEFAULT PRIVILEGES FOR ROLE writer IN SCHEMA public GRANT SELECT ON TABLES TO PUBLIC",
+    "CREATE ROLE reader; GRANT SELECT ON t TO reader WITH GRANT OPTION; SET ROLE reader; GRANT SELECT ON t TO PUBLIC",
+    "CREATE OPERATOR CLASS c FOR TYPE int USING btree AS OPERATOR 1 <, FUNCTION 1 btint4cmp(int, int)",
+    "CREATE FUNCTION f(int, int) RETURNS int LANGUAGE internal AS 'int4pl'",
+    "CREATE FOREIGN DATA WRAPPER w",
+    "CREATE ACCESS METHOD m TYPE TABLE HANDLER heap_tableam_handler",
+]
+
+
+@pytest.mark.parametrize("kind", ["custom", "plain"])
+@pytest.mark.parametrize("made", OF_A_SUPERUSER)
+def test_what_only_a_superuser_can_restore_is_no_good_backup(
+    pods: Pods, store: Path, small: TestDatabase, made: str, kind: str
+) -> None:
+    small.sql(made)
+    outcome = back_up(pods, store, small, kind).run()
+    assert outcome.reason == "RestoreFailed", outcome.report
+    assert "a Restore is its work" in outcome.message, outcome.message
+
+
+def test_what_a_superuser_dumps_is_restored_by_one(pods: Pods, store: Path, small: TestDatabase) -> None:
+    """At their own risk, of an external server. What fires at a login does not disturb the comparison."""
+    login = int(small.server.version.split(".")[0]) >= 17
+    small.sql(
+        "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN IF session_user LIKE 'superuser of%'"
+        f" THEN RAISE 'never'; END IF; END $$; CREATE EVENT TRIGGER t ON {'login' if login else 'ddl_command_end'}"
+        f" EXECUTE FUNCTION f(); {'ALTER EVENT TRIGGER t ENABLE ALWAYS;' if login else ''}"
+        "ALTER ROLE small SUPERUSER"
+    )
+    assert back_up(pods, store, small).run().result["rows"] == 2
+
+
+def test_rules_of_the_order_come_with_the_database(
+    pods: Pods, store: Path, server: Server, database: NewDatabase
+) -> None:
+    if int(server.version.split(".")[0]) < 16:
+        pytest.skip("this server has none")
+    source = database("ordered", "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de' ICU_RULES '&a < g'")
+    source.app_sql("CREATE TABLE t (id int)")
+    assert back_up(pods, store, source).run().result["tables"] == 1
+
+
 # --- what says nothing about the backup
 
 
@@ -308,6 +365,77 @@ def test_a_full_disk_says_nothing_about_the_backup(pods: Pods, store: Path, smal
 
 
 @pytest.mark.parametrize(
+    ("program", "when", "end"),
+    [
+        ("awk", "$* == *exec_stmt*", "kill -9 $$"),
+        ("awk", "$* == *exec_stmt*", "exit 2"),
+        ("awk", "$* == *exec_stmt*", "exit 0"),  # not every awk minds a full disk
+        ("grep", "$* == *FATAL*", "exit 2"),
+        ("grep", '$* == *"role "*', "exit 2"),
+    ],
+)
+def test_errors_that_are_lost_are_no_good_backup(
+    pods: Pods, store: Path, small: TestDatabase, program: str, when: str, end: str
+) -> None:
+    verification = back_up(pods, store, small, "plain")
+    _refit(verification, _before_the_table(b"CREATE VIEW v AS SELECT 1/0 FROM nirwana;"))
+    pods.shim(program, f'if [[ {when} ]]; then [[ $0 != */awk ]] || cat >/dev/null; {end}; fi; exec "$REAL" "$@"')
+    _incomplete(verification.run(EXPECTED_SHA256=""))
+
+
+def test_an_end_that_could_not_be_noted_says_nothing_about_the_backup(
+    pods: Pods, store: Path, small: TestDatabase
+) -> None:
+    verification = back_up(pods, store, small, "plain")
+    pods.finish(verification.start("verify-check"))
+    pods.shim("sed", '[[ $2 != -f ]] || { ln -s /dev/full "${3%/*}/room"; exec cat; }; exec "$REAL" "$@"')
+    assert "no room" in _incomplete(pods.finish(verification.start("verify-restore")))
+
+
+@pytest.mark.parametrize("kind", ["custom", "plain"])
+@pytest.mark.parametrize("end", ["exit 1", "exit 0"], ids=["fails", "does-not-mind"])
+def test_a_list_that_could_not_be_written_says_nothing_about_the_backup(
+    pods: Pods, store: Path, small: TestDatabase, kind: str, end: str
+) -> None:
+    verification = back_up(pods, store, small, kind)
+    pods.shim("wc", f"cat >/dev/null; {end}")
+    assert "no room" in _incomplete(pods.finish(verification.start("verify-check")))
+
+
+def test_a_mark_of_the_end_that_could_not_be_written_says_nothing_about_the_backup(
+    pods: Pods, store: Path, small: TestDatabase
+) -> None:
+    verification = back_up(pods, store, small, "plain")
+    pods.shim("sed", '[[ $* != */complete* ]] || { ln -s /dev/full "$WORK_DIR/room"; exec cat; }; exec "$REAL" "$@"')
+    assert "no room" in _incomplete(pods.finish(verification.start("verify-check")))
+
+
+@pytest.mark.parametrize("step", ["dump", "verify-restore"])
+@pytest.mark.parametrize(
+    ("program", "when", "text"),
+    [
+        ("sort", "true", 'head -n 1 "$@"; exit 2'),
+        ("psql", "$* == *relations=*", '"$REAL" "$@" | sed -n 1,2p'),
+        ("awk", "$* == *sum=*", "exit 2"),
+    ],
+    ids=["sort", "psql", "awk"],
+)
+def test_an_inventory_that_is_not_whole_is_none(
+    pods: Pods, store: Path, small: TestDatabase, step: str, program: str, when: str, text: str
+) -> None:
+    shim = f'if [[ {when} ]]; then {text}; exit 0; fi; exec "$REAL" "$@"'
+    if step == "dump":
+        pods.shim(program, shim)
+        outcome = pods.run(DUMP, dump_env(store, small))
+        assert (outcome.reason, "has the node's disk room" in outcome.message) == ("DumpFailed", True)
+        return
+    verification = back_up(pods, store, small)
+    pods.finish(verification.start("verify-check"))
+    pods.shim(program, shim)
+    assert "no room" in _incomplete(pods.finish(verification.start("verify-restore")))
+
+
+@pytest.mark.parametrize(
     ("statement", "lacking"),
     [
         (b"CREATE EXTENSION nirwana;", 'extension "nirwana" is not available'),
@@ -318,10 +446,28 @@ def test_a_full_disk_says_nothing_about_the_backup(pods: Pods, store: Path, smal
 def test_what_the_image_lacks_says_nothing_about_the_backup(
     statement: bytes, lacking: str, pods: Pods, store: Path, small: TestDatabase
 ) -> None:
+    small.server.sql(f"ALTER ROLE small {'SUPERUSER' if b'LANGUAGE c' in statement else ''}")  # who else may do that
     verification = back_up(pods, store, small, "plain")
     _refit(verification, _before_the_table(statement))
     message = _incomplete(verification.run(EXPECTED_SHA256=""))
     assert f"The image lacks what the backup needs: ERROR:  {lacking}" in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "can only create extension in database postgres",
+        "pg_cron can only be loaded via shared_preload_libraries",
+        'extension "timescaledb" must be preloaded',
+    ],
+)
+def test_what_the_server_of_the_test_does_not_load_says_nothing_about_the_backup(
+    pods: Pods, store: Path, small: TestDatabase, text: str
+) -> None:
+    verification = back_up(pods, store, small)
+    error = f"psql:<stdin>:9: ERROR:  55000: {text}"
+    pods.shim("psql", f"[[ $* != *'-f -' ]] || {{ cat >/dev/null; echo '{error}' >&2; exit; }}; exec \"$REAL\" \"$@\"")
+    assert "The image lacks what the backup needs" in _incomplete(verification.run())
 
 
 def test_a_manifest_without_an_inventory_is_nothing_to_compare_with(
