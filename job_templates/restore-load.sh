@@ -59,6 +59,7 @@ broken() {
     case $reason:$(grep -aE -m 1 '(ERROR|FATAL|PANIC): ' "$scratch/terse") in
     *'out of shared memory'*) reason=TooManyObjects hint="Restore with spec.mode Replace, which needs no lock on each of them, or raise max_locks_per_transaction." ;;
     *'unrecognized configuration parameter'* | *'invalid command \'*) reason=VersionMismatch hint="The dump needs a newer PostgreSQL: use an image (spec.image of the Database) like the one that made it." ;;
+    *'backslash commands are restricted'*) hint="No pg_dump writes commands of psql's own: who has made this dump?" ;;
     *'role "'*'" does not exist'*) hint="Create that role and restore again." ;;
     *'permission denied to create extension'*) hint="Have a superuser create it in the target first." ;;
     *'lock timeout'*) hint="Other sessions use it: stop the application for the restore, or use spec.mode Replace." ;;
@@ -68,12 +69,11 @@ broken() {
     fail "$reason" "$2: $text. ${hint:+$hint }$untouched"
 }
 
-# The rules by which sed makes the dump's SQL fit; data is never looked at. Names are regular expressions.
+# What is there already is not made again. Names are regular expressions.
 write_filter() {
     local schemas=${answer%$'\n'*} extensions=${answer#*$'\n'}
-    cat >"$scratch/filter" <<FILTER
-/^-- Data for Name: .*; Type: TABLE DATA; Schema: /,/^\\\\\\.\$/b
-/^-- PostgreSQL database dump complete\$/w $scratch/complete
+    begin_filter
+    cat >>"$scratch/filter" <<FILTER
 /^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^(CREATE SCHEMA |-- \*not\* creating schema)/{/^CREATE SCHEMA ($schemas);\$/d;}
 /^-- Name: EXTENSION .*; Type: COMMENT; Schema: -; Owner: /,/^COMMENT ON EXTENSION /{/^COMMENT ON EXTENSION ($extensions) IS '.*';\$/d;}
 FILTER
@@ -159,7 +159,7 @@ if [[ $MODE == Replace ]] && ((${JOBS:-1} > 1)); then
     exit 0
 fi
 write_filter
-printf '\\o /dev/null\n' >&"$to" || true # what is wrong shows below
+printf '\\o /dev/null\n%s\n' "$restrict" >&"$to" || true # what is wrong shows below
 log "Loading $size bytes ($format)"
 loaded=0
 run filtered 1>&"$to" 2>"$scratch/content" || loaded=$?
@@ -172,6 +172,7 @@ if ((loaded != 0)); then
     fail RestoreFailed "The dump cannot be read: $(masked "$scratch/content"). $untouched"
 fi
 [[ -s $scratch/complete ]] || fail RestoreFailed "The dump cannot be read: its end is missing. $untouched"
+printf '%s\n' "$unrestrict" >&"$to" || true
 
 if [[ $MODE == Replace ]]; then
     ask_last </dev/null || broken RestoreFailed "The dump cannot be loaded"

@@ -43,9 +43,8 @@ SQL
 
 # Tablespaces are the server's.
 write_filter() {
-    cat >"$scratch/filter" <<FILTER
-/^-- Data for Name: .*; Type: TABLE DATA; Schema: /,/^\\\\\\.\$/b
-/^-- PostgreSQL database dump complete\$/w $scratch/complete
+    begin_filter
+    cat >>"$scratch/filter" <<'FILTER'
 /^SET default_tablespace = /d
 /^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^(CREATE SCHEMA |-- \*not\* creating schema)/{/^CREATE SCHEMA public;\$/d;}
 FILTER
@@ -54,7 +53,7 @@ FILTER
 # load: its status is that of reading. Goes on after an error: some do not count.
 load() {
     local status=0
-    filtered 2>"$scratch/content" |
+    { printf '%s\n' "$restrict" && filtered 2>"$scratch/content"; } |
         { psql -XAtqw -v VERBOSITY=verbose -f - 2>&1 >/dev/null || echo $? >"$scratch/psql"; } |
         errors >"$scratch/errors" || status=${PIPESTATUS[0]}
     return "$status"
@@ -63,7 +62,7 @@ load() {
 # errors: the first lines of those in psql's output. What a function raises is the application's own text, and may quote
 # any data; where an error comes from is told after it.
 errors() {
-    awk '/(ERROR|FATAL|PANIC):  / { if (text) print text; text = $0 }
+    awk '/(ERROR|FATAL|PANIC):  |backslash commands are restricted/ { if (text) print text; text = $0 }
         /^LOCATION:  exec_stmt_(raise|assert),/ && match(text, /(ERROR|FATAL|PANIC):  [0-9A-Z]+: /) {
             text = substr(text, 1, RSTART + RLENGTH - 1) "a function of the application raised an exception, whose text is left out here: it may quote data" }
         END { if (text) print text }'

@@ -603,6 +603,13 @@ def test_a_dump_that_fails(failing: Restore, store: Path, content: str, words: l
     _fails_without_trace(failing, "RestoreFailed", *words)
 
 
+def test_a_dump_runs_no_program_here(failing: Restore, store: Path, place: Path) -> None:
+    content = f"CREATE TABLE t (id int);\n\\! touch {hand_over(place)}/made\n{END}"
+    failing.artifact, failing.store = forge(store, content.encode()), store
+    _fails_without_trace(failing, "RestoreFailed", "backslash commands are restricted", "No pg_dump writes")
+    assert not list(place.iterdir())
+
+
 def test_a_dump_that_needs_more_locks_than_there_are(failing: Restore, store: Path) -> None:
     locks = "SELECT pg_catalog.pg_advisory_xact_lock(g) FROM pg_catalog.generate_series(1, 20000) g;\n"
     failing.store, failing.artifact = store, forge(store, (locks + END).encode())

@@ -191,6 +191,16 @@ def test_what_was_changed_in_the_store_is_found(
     assert verification.run().reason == reason
 
 
+def test_a_dump_runs_no_program_here(pods: Pods, store: Path, small: TestDatabase, place: Path) -> None:
+    verification = back_up(pods, store, small, "plain")
+    made = hand_over(place / "programs") / "made"
+    _refit(verification, lambda content: content.replace(b"\n\\restrict ", f"\n\\! touch {made}\n\\restrict ".encode(), 1))
+    outcome = verification.run()
+    assert outcome.reason == "RestoreFailed"
+    assert "backslash commands are restricted" in outcome.message
+    assert not made.exists()
+
+
 def test_a_directory_that_changes_after_its_check_is_found(pods: Pods, store: Path, small: TestDatabase) -> None:
     verification = back_up(pods, store, small, "directory", COMPRESSION="none")
     assert pods.finish(verification.start("verify-check")).result["entries"] > 0
