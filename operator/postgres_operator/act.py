@@ -17,6 +17,7 @@ from .decide.actions import (
     Action,
     Ask,
     Body,
+    ChangeBackup,
     CreateBackup,
     CreateClaim,
     CreateJob,
@@ -37,7 +38,7 @@ from .exclusion import Start
 from .logs import about
 from .provision import NameTaken, StillThere, create_unless_there, provision
 from .render import Renderer
-from .schedules import BackupNameTaken, create_backup, delete_backup
+from .schedules import BackupNameTaken, change_backup, create_backup, delete_backup
 from .slots import Slots
 
 logger = logging.getLogger(__name__)
@@ -97,15 +98,27 @@ class Actor:
             case UpdateServer(server, then):
                 self._seen("StatefulSet", await self._cluster.replace("StatefulSet", server))
                 return await self._set_status(resource, then)
-            case CreateBackup() | DeleteBackup() | SetFinalizer():
+            case CreateBackup() | DeleteBackup() | ChangeBackup() | SetFinalizer():
                 return await self._change_backup(resource, action)
             case Ask() | Queue():
                 raise AssertionError("the reconciler has seen to these")
 
-    async def _create_claim(self, resource: Resource, body: Body) -> float:
+    async def _create_claim(self, resource: Resource, body: Body) -> float | None:
+        name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
         if await create_unless_there(self._cluster, "PersistentVolumeClaim", body):
-            logger.info("Created PersistentVolumeClaim %s", body["metadata"]["name"], extra=about(resource.key))
-        return 0
+            logger.info("Created PersistentVolumeClaim %s", name, extra=about(resource.key))
+            return 0
+        found = await self._cluster.get("PersistentVolumeClaim", namespace, name)
+        if found is None or "deletionTimestamp" not in found["metadata"]:
+            return 0
+        # A pod that uses it may keep it for long.
+        message = (
+            f'PersistentVolumeClaim "{name}" is being deleted; waiting until it is gone. '
+            f"What uses it still: kubectl describe pvc {name} -n {namespace}"
+        )
+        action = refusals.may_pass(resource, self._now(), Problem("ClaimNotFound", message))
+        assert action  # a Backup that has not begun has nothing else to say
+        return await self.act(resource, action)
 
     async def _set_status(self, resource: Resource, action: SetStatus) -> float | None:
         kind, namespace, name = resource.key
@@ -127,9 +140,11 @@ class Actor:
 
     async def _read_again(self, resource: Resource) -> None:
         kind, namespace, name = resource.key
+        known = self._cache.get(kind, namespace, name)
         if fresh := await self._cluster.get(kind, namespace, name):
+            self._cache.rewind(kind, known, fresh)
             self._seen(kind, fresh)
-        elif known := self._cache.get(kind, namespace, name):
+        elif known:
             self._cache.remove(kind, known)
 
     def _log(self, resource: Resource, before: Body, after: Body) -> None:
@@ -202,7 +217,7 @@ class Actor:
     async def _provision(self, resource: Resource, action: Provision) -> float | None:
         assert isinstance(resource, Database)
         try:
-            await provision(self._cluster, self._seen, resource, action)
+            await provision(self._cluster, self._seen, resource, action, self._now())
         except NameTaken as error:
             return await self._refuse(resource, "NameTaken", str(error))
         except StillThere as error:
@@ -211,7 +226,7 @@ class Actor:
         return await self.act(resource, action.then)
 
     async def _change_backup(
-        self, resource: Resource, action: CreateBackup | DeleteBackup | SetFinalizer
+        self, resource: Resource, action: CreateBackup | DeleteBackup | ChangeBackup | SetFinalizer
     ) -> float | None:
         if isinstance(action, SetFinalizer):
             assert isinstance(resource, Backup)
@@ -223,6 +238,8 @@ class Actor:
         assert isinstance(resource, ScheduledBackup)
         if isinstance(action, DeleteBackup):
             return await delete_backup(self._cluster, resource, action)
+        if isinstance(action, ChangeBackup):
+            return await change_backup(self._cluster, resource, action)
         try:
             await create_backup(self._cluster, self._seen, resource, action)
         except BackupNameTaken as error:

@@ -25,7 +25,9 @@ class Cache:
         known = self._objects[kind, meta["namespace"]].get(meta["name"])
         if known and version(known) >= version(body):
             return False
-        slim = {k: v for k, v in body.items() if k in ("spec", "status")}
+        # Of Jobs there are many, and each one's spec has the scripts that it runs; no decision looks at it.
+        kept = ("status",) if kind == "Job" else ("spec", "status")
+        slim = {k: v for k, v in body.items() if k in kept}
         slim["metadata"] = {k: v for k, v in meta.items() if k != "managedFields"}
         self._objects[kind, meta["namespace"]][meta["name"]] = slim
         if kind == "Job":
@@ -43,6 +45,12 @@ class Cache:
         if known and known["metadata"]["uid"] == meta["uid"]:
             del self._objects[kind, meta["namespace"]][meta["name"]]
             self.unfinished.pop((kind, meta["namespace"], meta["name"]), None)
+
+    def rewind(self, kind: str, known: Body | None, fresh: Body) -> None:
+        """Forget what was known before `fresh` was read, if that is older: versions go back when etcd is restored."""
+        meta = fresh["metadata"]
+        if known and version(known) > version(fresh) and self.get(kind, meta["namespace"], meta["name"]) is known:
+            self.remove(kind, known)
 
     def get(self, kind: str, namespace: str, name: str) -> Body | None:
         """The object, if it is known."""

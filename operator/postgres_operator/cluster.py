@@ -22,12 +22,15 @@ from .errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFo
 
 _TIMEOUT_SECONDS = 15.0
 _WATCH_SECONDS = 300
-_PAGE = 500
+# Objects that a list has in memory at once: whole ones, of which a Job has 40 KB of scripts, or metadata alone.
+PAGE = 100
+_PAGE_OF_METADATA = 500
 _MERGE = "application/merge-patch+json"
 _UNANSWERED = (aiohttp.ClientError, TimeoutError, OSError)
 _AWAY = ("error", "502", "503", "504")  # nobody answered, or a proxy for it
-# A policy that does not say otherwise denies by a 422, and a webhook by a 400, as if the object were at fault.
-_DENIED = re.compile("(ValidatingAdmissionPolicy|admission webhook) .* denied (the )?request")
+# A policy that does not say otherwise denies by a 422, and a webhook by a 400, as if the object were at fault; each may
+# take any other code. A webhook that does not answer is a 500, and nothing is stored without it.
+_DENIED = re.compile('(ValidatingAdmissionPolicy|admission webhook) .* denied (the )?request|failed calling webhook "')
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 
 
@@ -119,7 +122,8 @@ class Cluster:
         self, kind: str, namespace: str, label_selector: str, *, metadata_only: bool = False
     ) -> AsyncIterator[Body]:
         """All objects of a kind, page by page; in all namespaces where none is given."""
-        query = {"limit": str(_PAGE), "labelSelector": label_selector}
+        limit = _PAGE_OF_METADATA if metadata_only else PAGE
+        query = {"limit": str(limit), "labelSelector": label_selector}
         accept = _METADATA_ONLY if metadata_only else "application/json"
         while True:
             page = await self._request("GET", f"{_path(kind, namespace)}?{urlencode(query)}", accept=accept)
@@ -274,6 +278,6 @@ def _error(method: str, path: str, status: int, answer: Mapping[str, Any]) -> Ap
     reason, message = answer.get("reason", ""), f"{method} {path}: {status} {answer.get('message', '')}"
     kinds = {400: Invalid, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid}
     kind = AlreadyExists if reason == "AlreadyExists" else kinds.get(status, ApiError)
-    if kind is Invalid and _DENIED.search(message):
+    if _DENIED.search(message):
         kind = Forbidden
     return kind(message, status, reason)

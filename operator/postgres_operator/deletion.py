@@ -16,7 +16,7 @@ from .decide.actions import Action, Body, Claim, Fact, SetFinalizer
 from .decide.jobs import Job, read_job
 from .decide.run import Policy
 from .errors import Forbidden, NotFound
-from .exclusion import Starting
+from .exclusion import Starting, holding
 from .facts import Claims, job_refusals
 from .logs import about
 
@@ -127,8 +127,8 @@ def _users(cache: Cache, backup: Backup, claim: Claim | None, starting: Starting
             continue
         if notes.get(names.ANNOTATION_PATH) == path:
             yield f'Job "{name}"'
-        elif claim and claim.exclusive and labels.get(names.LABEL_CLAIM) == names.short_hash(claim.name):
-            yield f'Job "{name}", which has claim "{claim.name}" (ReadWriteOncePod)'
+        elif holder := holding(claim, job):
+            yield holder
 
 
 async def set_finalizer(

@@ -35,7 +35,7 @@ class NotFound(ApiError):
 
 
 class Forbidden(ApiError):
-    """403: our RBAC or a terminating namespace; also 400 or 422, where an admission policy or a webhook denies it."""
+    """403: our RBAC or a terminating namespace; also, with any code, what an admission policy or a webhook denies."""
 
 
 class Invalid(ApiError):

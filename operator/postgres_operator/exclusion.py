@@ -49,8 +49,24 @@ def blockers(cache: Cache, run: Run, claim: Claim | None, starting: Starting) ->
         # Also one whose owner was deleted: it may still run.
         if same and labels.get(names.LABEL_KIND, "").title() in kinds and labels.get(names.LABEL_UID) not in named:
             yield f'Job "{name}"'
-        elif claim and claim.exclusive and labels.get(names.LABEL_CLAIM) == names.short_hash(claim.name):
-            yield f'Job "{name}", which has claim "{claim.name}" (ReadWriteOncePod)'
+        elif holder := holding(claim, job):
+            yield holder
+
+
+def claim_blockers(cache: Cache, run: Run, claim: Claim | None, starting: Starting) -> Iterator[str]:
+    """What must end before a Job of the run may have the claim, whatever it does with the Database."""
+    for (kind, namespace, name), start in starting.items():
+        if namespace == run.metadata.namespace and _exclusive(claim, start.claim):
+            yield f'{kind} "{name}"'
+    yield from filter(None, (holding(claim, job) for job in _others(cache, run)))
+
+
+def holding(claim: Claim | None, job: Body) -> str:
+    """The Job as people would name it, if it has the claim and only one pod at a time may mount that; else empty."""
+    labels, name = job["metadata"].get("labels", {}), job["metadata"]["name"]
+    if claim and claim.exclusive and labels.get(names.LABEL_CLAIM) == names.short_hash(claim.name):
+        return f'Job "{name}", which has claim "{claim.name}" (ReadWriteOncePod)'
+    return ""
 
 
 def _same_database(run: Run, body: Body) -> bool:

@@ -18,11 +18,12 @@ from .decide import external as externals
 from .decide import place as places
 from .decide import restore as restores
 from .decide import store as stores
+from .decide import verification as verifications
 from .decide.actions import Action, Body, Claim, Fact
 from .decide.jobs import Job, read_job
 from .decide.run import Facts, Policy
 from .decide.run_status import Run
-from .exclusion import NOBODY, Starting, blockers
+from .exclusion import NOBODY, Starting, blockers, claim_blockers
 from .slots import Slots
 
 T = TypeVar("T", Database, Backup, BackupStore)
@@ -168,6 +169,36 @@ class RunFinder:
             assert isinstance(source, restores.Source)  # decide() has come past it
             return source.place.claim
         return names.volume_of(places.url(self._store()))
+
+
+class VerificationFinder(RunFinder):
+    """The same facts as about a Backup, but about another Job of it."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        claims: Claims,
+        backup: Backup,
+        policy: Policy,
+        now: Clock,
+        starting: Starting,
+    ) -> None:
+        super().__init__(cluster, cache, claims, backup, policy, now, starting)
+        self._backup_done = backup
+        self._job_name = self._name_job("Verification")
+        self._facts = replace(self._facts, job=self._job(self._job_name))
+
+    def decide(self) -> Action:
+        """The decision on what is known so far."""
+        # Now, not when the facts were gathered: others may have started since.
+        blockers = tuple(claim_blockers(self._cache, self._backup_done, self._facts.claim, self._starting))
+        facts = replace(self._facts, blockers=blockers)
+        return verifications.decide(self._backup_done, self._store(), facts, self._policy)
+
+    def _claim_name(self) -> str:
+        # Where the artifact is, whatever the store is now.
+        return names.volume_of(self._backup_done.status.backup_location or "")
 
 
 class DatabaseFinder:

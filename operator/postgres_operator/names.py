@@ -18,6 +18,7 @@ LABEL_SCHEDULE = f"{GROUP}/schedule"  # name of the ScheduledBackup that made a 
 LABEL_SCHEDULE_UID = f"{GROUP}/schedule-uid"  # and its UID
 FINALIZER = f"{GROUP}/artifact"  # holds a Backup until its artifact is deleted
 ANNOTATION_SLOT = f"{GROUP}/slot"  # time that a Backup of a ScheduledBackup was made for
+ANNOTATION_RETAINED = f"{GROUP}/retained"  # on a Backup that retention is about to delete: its policy was Retain
 ANNOTATION_LOCATION = f"{GROUP}/location"  # URL of the artifact that a Job writes or reads
 ANNOTATION_PATH = f"{GROUP}/path"  # its path inside the store
 ANNOTATION_DATA_OWNER = f"{GROUP}/data-owner"  # Unix UID that a data directory belongs to
@@ -29,7 +30,6 @@ SUPERUSER = "postgres"
 DEFAULT_STORE = "default"
 DEFAULT_CLAIM = "backups"
 UPLOADER_IMAGE = "rclone/rclone:1.76.0"
-MARKER_SCHEMA = "postgres_operator"  # holds the table of finished restores; never dumped
 POSTGRES_PORT = 5432
 
 _VOLUME = "pvc://"

@@ -1,5 +1,6 @@
 """/healthz, /readyz and /metrics, on a thread of their own: they answer while the event loop is blocked, and say so."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +38,17 @@ class Health:
         return ""
 
 
+class _Server(ThreadingHTTPServer):
+    """Listens on all addresses: a pod may have IPv4, IPv6 or both."""
+
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
 def serve(health: Health, port: int) -> int:
     """Serve in the background until the process ends; returns the port."""
 
@@ -65,7 +77,7 @@ def serve(health: Health, port: int) -> int:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
             """Probes every few seconds are no news."""
 
-    server = ThreadingHTTPServer(("", port), Handler)
+    server = _Server(("", port), Handler)
     threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
     port_in_use: int = server.server_address[1]
     return port_in_use

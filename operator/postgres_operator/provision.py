@@ -1,8 +1,8 @@
 """Creates the objects of a Database, in an order that a stop at any point leaves whole."""
 
-import asyncio
 import secrets
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from . import names
 from .api.database import Database
@@ -10,7 +10,8 @@ from .cluster import Cluster
 from .decide.actions import Body, Provision
 from .errors import AlreadyExists, OperatorError
 
-_COLLECTED_SECONDS = 3
+# After the new volume claim was made, what goes with the old one of its name is gone by then.
+_COLLECTED_WITHIN = timedelta(seconds=30)
 
 
 class NameTaken(OperatorError):
@@ -21,7 +22,9 @@ class StillThere(OperatorError):
     """An object of a deleted Database of the same name is being collected; it is gone soon."""
 
 
-async def provision(cluster: Cluster, seen: Callable[[str, Body], None], database: Database, action: Provision) -> None:
+async def provision(
+    cluster: Cluster, seen: Callable[[str, Body], None], database: Database, action: Provision, now: datetime
+) -> None:
     """Create what the action names.
 
     Raises:
@@ -30,22 +33,28 @@ async def provision(cluster: Cluster, seen: Callable[[str, Body], None], databas
     """
     if action.claim:
         await create_unless_there(cluster, "PersistentVolumeClaim", action.claim)
-    if (
-        action.secret
-        and not await create_unless_there(cluster, "Secret", await _credentials(cluster, database))
-        and action.claim
-    ):
-        # It was there before the volume: somebody made it on purpose, or it goes with an older volume. Then it is
-        # collected about now, and a second try makes a new one.
-        await asyncio.sleep(_COLLECTED_SECONDS)
-        await create_unless_there(cluster, "Secret", await _credentials(cluster, database))
     for service in action.services:
         seen("Service", await _create_owned(cluster, database, "Service", service))
+    if action.secret:  # after what may have to be waited for: it cannot tell its own from an older one
+        await _create_credentials(cluster, database, now)
     if action.server:
         seen("StatefulSet", await _create_owned(cluster, database, "StatefulSet", action.server))
 
 
-async def _credentials(cluster: Cluster, database: Database) -> Body:
+async def _create_credentials(cluster: Cluster, database: Database, now: datetime) -> None:
+    name, namespace = database.metadata.name, database.metadata.namespace
+    claim = await cluster.get("PersistentVolumeClaim", namespace, names.data_claim(name))
+    if await create_unless_there(cluster, "Secret", _credentials(database, claim)):
+        return
+    # Somebody made it on purpose, or it goes with an older volume: then it is collected about now.
+    if claim and now - datetime.fromisoformat(claim["metadata"]["creationTimestamp"]) < _COLLECTED_WITHIN:
+        raise StillThere(
+            f'Secret "{names.credentials(name)}" is there already; it may go with the volume of a deleted Database, '
+            f"and is kept if it is still there when the new volume is {_COLLECTED_WITHIN.seconds} s old."
+        )
+
+
+def _credentials(database: Database, claim: Body | None) -> Body:
     """The Secret with new random passwords. It is created once, and never read.
 
     Under `deletionPolicy: Delete` the volume owns it: passwords live exactly as long as the data that they open.
@@ -56,17 +65,15 @@ async def _credentials(cluster: Cluster, database: Database) -> Body:
         "namespace": namespace,
         "labels": {names.MANAGED_BY: names.OPERATOR},
     }
-    if database.spec.deletion_policy == "Delete":
-        claim = await cluster.get("PersistentVolumeClaim", namespace, names.data_claim(name))
-        if claim:
-            metadata["ownerReferences"] = [
-                {
-                    "apiVersion": "v1",
-                    "kind": "PersistentVolumeClaim",
-                    "name": claim["metadata"]["name"],
-                    "uid": claim["metadata"]["uid"],
-                }
-            ]
+    if claim and database.spec.deletion_policy == "Delete":
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "name": claim["metadata"]["name"],
+                "uid": claim["metadata"]["uid"],
+            }
+        ]
     return {
         "apiVersion": "v1",
         "kind": "Secret",

@@ -22,12 +22,11 @@ from .decide.run import Policy
 from .decide.slots import NO_LIMITS, Limits
 from .deletion import DeletionFinder
 from .errors import Forbidden, Invalid
-from .facts import Claims, DatabaseFinder, Finder, RunFinder, StoreFinder
+from .facts import Claims, DatabaseFinder, Finder, RunFinder, StoreFinder, VerificationFinder
 from .logs import about
 from .render import Renderer
 from .schedules import ScheduleFinder
 from .slots import Slots
-from .verifications import VerificationFinder
 
 if TYPE_CHECKING:
     from .exclusion import Start
@@ -130,7 +129,9 @@ class Reconciler:
         backup = Backup.model_validate(body)
         if backup.deleted:
             return None
-        finder = VerificationFinder(self._cluster, self._cache, self._claims, backup, self._policy, self._now)
+        finder = VerificationFinder(
+            self._cluster, self._cache, self._claims, backup, self._policy, self._now, self._starting
+        )
         return await self._step(backup, finder)
 
     async def _see_off(self, backup: Backup) -> float | None:

@@ -11,7 +11,7 @@ from .cache import Cache
 from .cluster import Cluster
 from .decide import retention
 from .decide import schedule as schedules
-from .decide.actions import Action, Body, CreateBackup, DeleteBackup, Fact
+from .decide.actions import Action, Body, ChangeBackup, CreateBackup, DeleteBackup, Fact
 from .decide.jobs import ended
 from .errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, OperatorError
 from .logs import about
@@ -102,6 +102,16 @@ async def delete_backup(cluster: Cluster, schedule: ScheduledBackup, action: Del
             raise
         # Not shown in the status: that there are too many of them hinders nothing.
         logger.warning("Backup %s could not be deleted: %s", action.name, error, extra=about(schedule.key))
+    return action.after
+
+
+async def change_backup(cluster: Cluster, schedule: ScheduledBackup, action: ChangeBackup) -> float | None:
+    """Change the Backup; seconds after which to look again."""
+    logger.info("Changing Backup %s: %s", action.name, action.why, extra=about(schedule.key))
+    try:
+        await cluster.patch("Backup", schedule.metadata.namespace, action.name, action.resource_version, action.change)
+    except (Conflict, NotFound, Forbidden, Invalid) as error:
+        logger.warning("Backup %s could not be changed: %s", action.name, error, extra=about(schedule.key))
     return action.after
 
 

@@ -14,7 +14,7 @@ import kopf
 
 from . import metrics, names
 from .cache import Cache, Key
-from .cluster import RESOURCES, Cluster
+from .cluster import PAGE, RESOURCES, Cluster
 from .decide.actions import Body
 from .decide.deletion import concerns
 from .decide.jobs import read_job
@@ -182,7 +182,9 @@ class Watch:
         self.freed()
 
     async def _mend(self, cluster: Cluster, key: Key) -> None:
+        known = self._cache.get(*key)
         if body := await cluster.get(*key):
+            self._cache.rewind(key[0], known, body)
             self.learned(key[0], body)
 
     async def take_over(self, cluster: Cluster, namespaces: list[str]) -> None:
@@ -284,7 +286,7 @@ def settings() -> kopf.OperatorSettings:
     result.watching.server_timeout = 300
     result.watching.connect_timeout = 10
     result.watching.inactivity_timeout = 70
-    result.watching.chunk_size = 500
+    result.watching.chunk_size = PAGE
     result.queueing.idle_timeout = 0.1
     result.networking.error_backoffs = _Backoffs()
     result.networking.request_timeout = 30

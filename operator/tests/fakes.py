@@ -3,10 +3,12 @@
 import asyncio
 import copy
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from support import ago
 
 from postgres_operator.decide.actions import Body
-from postgres_operator.errors import ApiError
+from postgres_operator.errors import AlreadyExists, ApiError, Conflict, NotFound
 
 
 class FakeCluster:
@@ -51,6 +53,62 @@ class FakeCluster:
             if kind == self.failing:
                 raise ApiError(f"GET {kind}: connection lost")
         self.on_listed(kind)
+
+
+class WritableCluster(FakeCluster):
+    """Both halves, as far as the API server's rules about names and versions go."""
+
+    def __init__(self, *objects: tuple[str, Body]) -> None:
+        super().__init__(*objects)
+        self.version = 1000
+        self.refuses: dict[str, ApiError] = {}  # a kind, and why none of it is created
+
+    def _write(self, kind: str, body: Body) -> Body:
+        self.version += 1
+        body["metadata"]["resourceVersion"] = str(self.version)
+        self.put(kind, body)
+        return copy.deepcopy(body)
+
+    def _read(self, kind: str, namespace: str, name: str, version: str) -> Body:
+        known = self.objects.get((kind, namespace, name))
+        if known is None:
+            raise NotFound(f'{kind} "{name}" not found', 404)
+        if known["metadata"]["resourceVersion"] != version:
+            raise Conflict(f'{kind} "{name}" has been modified', 409)
+        return copy.deepcopy(known)
+
+    async def create(self, kind: str, body: Body) -> Body:
+        meta = body["metadata"]
+        self.requests.append(("create", kind, meta["namespace"], meta.get("name", "")))
+        if error := self.refuses.get(kind):
+            raise error
+        if (kind, meta["namespace"], meta.get("name")) in self.objects:
+            raise AlreadyExists(f'{kind} "{meta["name"]}" already exists', 409)
+        self.version += 1
+        made = {
+            "name": f"{kind.lower()}-{self.version}",
+            "uid": f"uid-{self.version}",
+            "creationTimestamp": ago(0),
+            **meta,
+        }
+        return self._write(kind, {**copy.deepcopy(body), "metadata": made})
+
+    async def set_status(self, kind: str, body: Body, status: Body) -> Body:
+        meta = body["metadata"]
+        self.requests.append(("set_status", kind, meta["namespace"], meta["name"]))
+        known = self._read(kind, meta["namespace"], meta["name"], meta["resourceVersion"])
+        return self._write(kind, {**known, "status": copy.deepcopy(status)})
+
+    async def patch(self, kind: str, namespace: str, name: str, resource_version: str, change: Body) -> Body:
+        self.requests.append(("patch", kind, namespace, name))
+        known = self._read(kind, namespace, name, resource_version)
+        return self._write(kind, _merged(known, change))
+
+
+def _merged(body: Body, change: Mapping) -> Body:
+    """A JSON merge patch."""
+    merged = {**body, **{k: _merged(body.get(k, {}), v) if isinstance(v, Mapping) else v for k, v in change.items()}}
+    return {k: v for k, v in merged.items() if v is not None}
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -43,6 +43,23 @@ def test_a_late_answer_about_a_deleted_object_does_not_replace_its_successor(cac
     assert cache.get(*NIGHTLY)["metadata"]["uid"] == "new"
 
 
+def test_a_version_from_before_a_restore_of_etcd_makes_way(cache):
+    cache.put("Backup", version(5000))
+    before = cache.get(*NIGHTLY)
+    cache.rewind("Backup", before, version(12))
+    assert kept(cache) is None
+
+
+@pytest.mark.parametrize("now", [10, 11, 12])
+def test_what_the_watch_has_shown_since_does_not_make_way(cache, now):
+    cache.put("Backup", version(10))
+    before = cache.get(*NIGHTLY)
+    cache.put("Backup", version(now))
+    cache.rewind("Backup", before, version(10))
+    cache.rewind("Backup", None, version(9))
+    assert kept(cache) == str(now)
+
+
 def test_a_late_deletion_does_not_remove_the_successor(cache):
     cache.put("Backup", version(10, uid="old"))
     cache.put("Backup", version(12, uid="new"))
@@ -75,6 +92,15 @@ def test_what_nobody_looks_at_is_not_kept(cache):
     assert "managedFields" not in body["metadata"]
     assert body["metadata"]["labels"] == {"a": "b"}
     assert set(body) == {"metadata", "spec", "status"}
+
+
+def test_of_a_job_what_it_runs_is_not_kept(cache):
+    """Thousands of finished ones would not fit into the memory."""
+    job = job_of(backup(), active=1) | {"spec": {"template": {"spec": {"containers": [{"args": ["a script"]}]}}}}
+    cache.put("Job", job)
+    kept = cache.get("Job", "shop", job["metadata"]["name"])
+    assert kept == {"metadata": job["metadata"], "status": {"active": 1}}
+    assert list(cache.unfinished.values()) == [kept]
 
 
 def test_objects_may_change_while_keys_are_walked(cache):

@@ -12,7 +12,8 @@ from postgres_operator.cache import Cache
 from postgres_operator.decide import server
 from postgres_operator.decide.actions import Ask, CreateClaim, CreateJob, DeleteJob, Fact, Nothing, SetStatus
 from postgres_operator.decide.run import Policy
-from postgres_operator.facts import Claims, DatabaseFinder, RunFinder
+from postgres_operator.exclusion import Start
+from postgres_operator.facts import Claims, DatabaseFinder, RunFinder, VerificationFinder
 
 POLICY = Policy({"accessModes": ["ReadWriteOnce"]})
 DONE = {"phase": "Completed", "backupLocation": "pvc://vault/db/nightly-1", "checksum": "sha256:" + "ab" * 32}
@@ -256,6 +257,33 @@ async def test_read_write_once_pod_serialises(mine, modes, job, starts):
         assert "ReadWriteOncePod" in why(action)
     else:
         assert action.claim.access_modes == modes
+
+
+@pytest.mark.parametrize(
+    ("mode", "others", "starting", "expected"),
+    [
+        pytest.param("ReadWriteOncePod", [other_user()], {}, "Job ", id="busy"),
+        pytest.param("ReadWriteOncePod", [], {("Restore", "shop", "r"): "vault"}, 'Restore "r"', id="about-to-be-busy"),
+        pytest.param("ReadWriteOncePod", [other_user(**complete())], {}, "", id="done"),
+        pytest.param("ReadWriteOncePod", [other_user("another")], {}, "", id="another-claim-busy"),
+        pytest.param("ReadWriteOncePod", [], {("Restore", "far", "r"): "vault"}, "", id="another-namespace"),
+        pytest.param("ReadWriteOnce", [other_user()], {("Restore", "shop", "r"): "vault"}, "", id="once-and-busy"),
+    ],
+)
+async def test_a_verification_waits_for_who_has_a_read_write_once_pod_claim(mode, others, starting, expected):
+    body = backup("proven", spec={"verification": {"mode": "List"}}, status=DONE)
+    world = World(*BASE, ("PersistentVolumeClaim", claim("vault", mode)), *(("Job", job) for job in others))
+    begun = {key: Start("other", name, "j") for key, name in starting.items()}
+    model = Backup.model_validate(body)
+    finder = VerificationFinder(world.cluster, world.cache, world.claims, model, POLICY, world.now, begun)
+    assert finder.decide() == Ask(Fact.CLAIM)
+    await finder.find(Fact.CLAIM)
+    action = finder.decide()
+    if expected:
+        assert action.status["conditions"][0]["reason"] == "WaitingForSlot"
+        assert expected in why(action)
+    else:
+        assert isinstance(action, CreateJob)
 
 
 async def test_read_write_once_pod_does_not_wait_for_itself():

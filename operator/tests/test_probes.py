@@ -1,4 +1,5 @@
 import http.client
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -141,6 +142,16 @@ def test_probes_are_no_news(get, capfd):
     get("/healthz")
     get("/nothing")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_pods_have_addresses_of_either_family(health, address):
+    if ":" in address and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    connection = http.client.HTTPConnection(address, probes.serve(health, 0), timeout=5)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
+    connection.close()
 
 
 def test_a_port_in_use_is_an_error(health):

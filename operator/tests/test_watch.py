@@ -282,6 +282,14 @@ async def test_a_relist_finds_what_has_changed(primed):
     assert eyes.cache.get("Job", "shop", ended["metadata"]["name"])["status"] == complete()
 
 
+async def test_a_relist_finds_what_went_back_when_etcd_was_restored(primed):
+    eyes, cluster = primed
+    eyes.cache.put("Backup", backup(resourceVersion="5000"))
+    await eyes.watch.relist(cluster, [])
+    assert eyes.cache.get(*NIGHTLY)["metadata"]["resourceVersion"] == "10"
+    assert NIGHTLY in await eyes.added()
+
+
 async def test_a_relist_finds_what_has_vanished(primed):
     eyes, cluster = primed
     name = job_of(backup())["metadata"]["name"]

@@ -166,6 +166,17 @@ class DeleteBackup:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeBackup:
+    """Merge this into exactly this version of a Backup and look again after so many seconds."""
+
+    name: str
+    resource_version: str
+    why: str
+    change: Mapping[str, Any]
+    after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SetFinalizer:
     """Hold a Backup until its artifact is deleted, or let it go, and look again."""
 
@@ -186,5 +197,6 @@ Action = (
     | UpdateServer
     | CreateBackup
     | DeleteBackup
+    | ChangeBackup
     | SetFinalizer
 )

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
+from postgres_operator.api.backup import RunStatus
 from postgres_operator.api.common import Condition, dump
+from postgres_operator.api.database import DatabaseStatus
+from postgres_operator.api.schedule import ScheduledBackupStatus
+from postgres_operator.api.store import BackupStoreStatus
+
+from .actions import Nothing, SetStatus
+
+Status = RunStatus | DatabaseStatus | BackupStoreStatus | ScheduledBackupStatus
 
 # The API allows 32,768 characters; what people read in `kubectl describe` is shorter.
 _MESSAGE_LIMIT = 2048
@@ -52,3 +60,11 @@ def same(a: Sequence[Condition], b: Sequence[dict[str, Any]]) -> bool:
         )
 
     return strip([dump(c) for c in a]) == strip(b)
+
+
+def unless_same(status: Status, action: SetStatus) -> SetStatus | Nothing:
+    """The action, or nothing where it would write what is there already, but for the time at which that was found."""
+    before, after = dump(status), action.status
+    fields = (before.keys() | after.keys()) - {"conditions", "lastDiscoveryTime"}
+    unchanged = all(before.get(f) == after.get(f) for f in fields)
+    return Nothing(action.after) if unchanged and same(status.conditions, after["conditions"]) else action

@@ -13,7 +13,8 @@ from postgres_operator.api.database import Database, DatabasePhase, DatabaseStat
 
 from . import server
 from .actions import Action, Ask, Body, CreateJob, Event, Fact, Nothing, Provision, SetStatus, UpdateServer
-from .conditions import condition, find, same
+from .chain import GONE_RETRY_SECONDS
+from .conditions import condition, find, unless_same
 from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, result, started, trouble
 from .run import connection, pod_values
 
@@ -22,7 +23,6 @@ _VERIFY_DEADLINE_SECONDS = 120
 _VERIFY_TTL_SECONDS = 120
 _NOT_READY_RETRY_SECONDS = 5.0
 _REFUSED_RETRY_SECONDS = 30.0
-_GONE_RETRY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def decide(database: Database, facts: DatabaseFacts) -> Action:
         return failed_status(database, facts, problem) if problem else _provision(database, facts)
     if not _ours(database, facts.server):
         if any(r["kind"] == "Database" for r in facts.server["metadata"].get("ownerReferences", [])):
-            return Nothing(_GONE_RETRY_SECONDS)  # of a deleted Database of this name: about to be collected
+            return Nothing(GONE_RETRY_SECONDS)  # of a deleted Database of this name: about to be collected
         message = f'StatefulSet "{database.metadata.name}" is not ours: rename it or this Database.'
         return refused(database, facts.now, Problem("NameTaken", message))
     if missing := tuple(s for s in server.services(database) if s["metadata"]["name"] not in facts.services):
@@ -120,7 +120,7 @@ def _provision(database: Database, facts: DatabaseFacts) -> Action:
     claim_meta = (facts.claim or {}).get("metadata", {})
     if "deletionTimestamp" in claim_meta or "ownerReferences" in claim_meta:
         going = Problem("VolumeTerminating", f"Claim {claim_meta['name']} of a deleted server is about to go; waiting.")
-        return unless_same(database, phase_status(database, facts, "Pending", going, after=_GONE_RETRY_SECONDS))
+        return unless_same(database.status, phase_status(database, facts, "Pending", going, after=GONE_RETRY_SECONDS))
     made_for = claim_meta.get("annotations", {}).get(names.ANNOTATION_CREATED_FOR)
     # A volume that another Database has filled only opens with the passwords that it was filled with.
     fresh = facts.claim is None or made_for == database.metadata.uid
@@ -153,7 +153,7 @@ def _not_ready(database: Database, facts: DatabaseFacts) -> Action | None:
             return Ask(Fact.SERVER_PODS)
         problem = obstacle(facts.server_pods) or problem
     phase: DatabasePhase = "Failed" if problem.reason == "CredentialsLost" else "Verifying"
-    return unless_same(database, phase_status(database, facts, phase, problem, after=_NOT_READY_RETRY_SECONDS))
+    return unless_same(database.status, phase_status(database, facts, phase, problem, after=_NOT_READY_RETRY_SECONDS))
 
 
 def _verify(database: Database, facts: DatabaseFacts) -> Action:
@@ -223,7 +223,7 @@ def ready_status(
         "serverVersion": versions.server_version,
         "toolVersion": versions.tool_version,
     }
-    return unless_same(database, SetStatus(status, event))
+    return unless_same(database.status, SetStatus(status, event))
 
 
 def failed_status(
@@ -234,7 +234,7 @@ def failed_status(
     event = Event("Warning", problem.reason, problem.message)
     known = before is not None and before.reason == problem.reason
     status = _body(database, facts, "Failed", False, problem) | (dump(versions) if versions else {})
-    return unless_same(database, SetStatus(status, None if known else event))
+    return unless_same(database.status, SetStatus(status, None if known else event))
 
 
 def phase_status(
@@ -282,12 +282,3 @@ def _body(
     if external or phase == "Provisioning" or (facts.server is not None and _ours(database, facts.server)):
         status["secretName"] = connection(database)["secret_name"]
     return status
-
-
-def unless_same(database: Database, action: SetStatus) -> SetStatus | Nothing:
-    """The action, or nothing where it would write what is there already."""
-    before, status = dump(database.status), action.status
-    unchanged = all(before.get(f) == status.get(f) for f in (before.keys() | status.keys()) - {"conditions"})
-    if unchanged and same(database.status.conditions, status["conditions"]):
-        return Nothing(action.after)
-    return action

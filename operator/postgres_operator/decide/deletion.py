@@ -16,10 +16,10 @@ from postgres_operator.api.store import BackupStore
 
 from . import place as places
 from .actions import Action, Ask, Body, Claim, CreateJob, DeleteJob, Event, Fact, Nothing, SetFinalizer, SetStatus
-from .conditions import condition, find, same
+from .conditions import condition, find, unless_same
 from .jobs import LOOK_AT, Job, Problem, failure, next_look, obstacle, refusal, running
 from .place import Place
-from .run import Policy, job_values, stand_in
+from .run import RETRY_GONE, Policy, job_values, stand_in, waiting_for
 
 CONDITION = "Deleted"
 _GOES_ON = ("Deleting", "StoppingJob", "BackupInUse")  # reasons of the condition while all goes well
@@ -31,7 +31,6 @@ _DEADLINE_SECONDS = 900
 _TTL_SECONDS = 86400  # of a Job that has lost its Backup
 _RETRY_FAILED = 300.0
 _RETRY_REFUSED = 60.0
-_RETRY_GONE = 3.0
 _RETRY_IN_USE = 30.0  # the end of a Restore wakes it before; this is also for what has the ReadWriteOncePod claim
 
 
@@ -54,10 +53,16 @@ class DeletionFacts:
 
 
 def concerns(body: Body) -> bool:
-    """Whether the finalizer of a Backup has to come or go; as cheap as can be, for most have nothing to do with it."""
+    """Whether the finalizer of a Backup has to come or go, or has come or gone after it was refused.
+
+    As cheap as can be, for most have nothing to do with it.
+    """
     meta = body["metadata"]
     held = names.FINALIZER in meta.get("finalizers", ())
-    return held if "deletionTimestamp" in meta else held != (body["spec"].get("deletionPolicy") == "Delete")
+    if "deletionTimestamp" in meta:
+        return held
+    told = any(c["type"] == CONDITION for c in body.get("status", {}).get("conditions", ()))
+    return told or held != (body["spec"].get("deletionPolicy") == "Delete")
 
 
 def stopped(body: Body) -> bool:
@@ -82,6 +87,10 @@ def decide(backup: Backup, facts: DeletionFacts, policy: Policy) -> Action:
     """The next step of a Backup that `concerns`."""
     wanted = backup.spec.deletion_policy == "Delete"
     if not backup.deleted:
+        if find(backup.status.conditions, CONDITION) and (names.FINALIZER in backup.metadata.finalizers) == wanted:
+            # What was refused once has been done, and nobody deletes the Backup: the condition is of no more use.
+            left = [dump(c) for c in backup.status.conditions if c.type != CONDITION]
+            return SetStatus({**dump(backup.status), "conditions": left})
         return SetFinalizer(wanted, f"spec.deletionPolicy is {backup.spec.deletion_policy}")
     if not wanted:
         return SetFinalizer(False, "spec.deletionPolicy is Retain: the artifact stays")
@@ -105,15 +114,15 @@ def _stop(backup: Backup, facts: DeletionFacts) -> Action | None:
     """What is to be done before no pod of the Backup may write or read any more, by what the API server says now."""
     if alive := next((job for job in facts.others if not job.finished), None):
         if not alive.deleting:
-            return DeleteJob(alive.name, alive.uid, alive.resource_version, _RETRY_GONE)
-        return _tell(backup, facts.now, Problem("StoppingJob", f"Waiting for Job {alive.name} to end."), _RETRY_GONE)
+            return DeleteJob(alive.name, alive.uid, alive.resource_version, RETRY_GONE)
+        return _tell(backup, facts.now, Problem("StoppingJob", f"Waiting for Job {alive.name} to end."), RETRY_GONE)
     if not facts.jobs_are_live:
         return Ask(Fact.OWN_JOBS)
     if facts.pods is None:
         return Ask(Fact.OWN_PODS)
     if pods := running(facts.pods):
         return _tell(
-            backup, facts.now, Problem("StoppingJob", f"Waiting for pod {', '.join(pods)} to end."), _RETRY_GONE
+            backup, facts.now, Problem("StoppingJob", f"Waiting for pod {', '.join(pods)} to end."), RETRY_GONE
         )
     return None
 
@@ -126,8 +135,7 @@ def _start(backup: Backup, facts: DeletionFacts, policy: Policy) -> Action:
     if isinstance(place, Problem):
         return _trouble(backup, facts.now, place, _RETRY_FAILED)
     if facts.users:
-        waiting = f"Waiting for {', '.join(facts.users[:3])} to end."
-        return _tell(backup, facts.now, Problem("BackupInUse", waiting), _RETRY_IN_USE)
+        return _tell(backup, facts.now, Problem("BackupInUse", waiting_for(facts.users)), _RETRY_IN_USE)
     if place.claim and not facts.claim_known:
         return Ask(Fact.CLAIM)
     if place.claim and facts.claim is None:
@@ -188,12 +196,12 @@ def _follow(backup: Backup, facts: DeletionFacts, job: Job) -> Action:
     if job.complete:
         return SetFinalizer(False, f"{job.location} is deleted")
     if job.deleting:
-        return Nothing(_RETRY_GONE)
+        return Nothing(RETRY_GONE)
     if job.failed:
         # Kept until then, with its log.
         left = _RETRY_FAILED - (facts.now - (job.failed_at or job.created)).total_seconds()
         if left <= 0:
-            return DeleteJob(job.name, job.uid, job.resource_version, _RETRY_GONE)
+            return DeleteJob(job.name, job.uid, job.resource_version, RETRY_GONE)
         if facts.pods is None:
             return Ask(Fact.OWN_PODS)
         problem = failure(job, _of(job, facts.pods), "DeletionFailed")
@@ -218,7 +226,8 @@ def _of(job: Job, pods: Sequence[Body]) -> list[Body]:
 def outlasts(backup: Backup) -> bool:
     """Whether what goes wrong with it now is about its end, and has nothing to do with how its dump goes."""
     held = names.FINALIZER in backup.metadata.finalizers
-    return backup.deleted or (backup.status.finished and held != (backup.spec.deletion_policy == "Delete"))
+    unsettled = held != (backup.spec.deletion_policy == "Delete") or find(backup.status.conditions, CONDITION)
+    return backup.deleted or (backup.status.finished and bool(unsettled))
 
 
 def refused(backup: Backup, now: datetime, problem: Problem) -> Action:
@@ -254,12 +263,10 @@ def _tell(
     """The condition that says why the Backup is still there, unless it says so; the phase never changes."""
     before, status = backup.status.conditions, _with_condition(backup, now, problem)
     new = status["conditions"][0]
-    if same(before, status["conditions"]):
-        return Nothing(after)
     told = find(before, CONDITION)
     known = told is not None and (told.reason, told.message) == (new["reason"], new["message"])
     event = Event("Warning", problem.reason, problem.message) if warn and not known else None
-    return SetStatus(status, event, after)
+    return unless_same(backup.status, SetStatus(status, event, after))
 
 
 def _with_condition(backup: Backup, now: datetime, problem: Problem) -> Body:

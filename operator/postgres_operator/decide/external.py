@@ -11,8 +11,8 @@ from postgres_operator.api.database import Database, VerifyResult
 from . import chain as chains
 from .actions import Action, Ask, CreateJob, Fact, Nothing, SetStatus
 from .chain import GONE_RETRY_SECONDS, Chain
-from .conditions import find
-from .database import DatabaseFacts, failed_status, phase_status, ready_status, unless_same, unsupported
+from .conditions import find, unless_same
+from .database import DatabaseFacts, failed_status, phase_status, ready_status, unsupported
 from .jobs import Job, Problem, failure, result, trouble
 from .run import pod_values, verification
 
@@ -91,7 +91,7 @@ def _check(database: Database, facts: DatabaseFacts, previous: Job | None) -> Ac
             "create_missing": False,
         },
         annotations={names.ANNOTATION_VERIFIES: hash_},
-        then=Nothing() if known else unless_same(database, _verifying(database, facts)),
+        then=Nothing() if known else unless_same(database.status, _verifying(database, facts)),
     )
 
 

@@ -20,6 +20,9 @@ from .actions import Ask, Body, Fact
 # When to look at a Job that does not run yet, in seconds of its age; the start deadline is added.
 LOOK_AT = (10, 25, 50)
 
+# Seconds after which a pod that does not end is worth a word.
+_REPORTED_WITHIN = 60.0
+
 _REASON = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 _OUT_OF_MEMORY = "was killed for using more memory than its limit: raise spec.resources.limits.memory"
 
@@ -41,6 +44,7 @@ class Job:
     active: int = 0
     ready: int = 0
     ending: bool = False  # a pod of it has ended, but the Job has no terminal condition yet
+    terminating: bool = False  # a pod of it is being deleted; one that ends by itself is not
     resource_version: str = ""
     failed_at: datetime | None = None
 
@@ -78,6 +82,7 @@ def read_job(body: Body | None) -> Job | None:
             or any(status.get(counter) for counter in ("succeeded", "failed", "terminating"))
             or any(status.get("uncountedTerminatedPods", {}).values())
         ),
+        terminating=status.get("terminating", 0) > 0,
         resource_version=meta.get("resourceVersion", ""),
         failed_at=datetime.fromisoformat(since) if (since := (failed or {}).get("lastTransitionTime")) else None,
     )
@@ -262,6 +267,25 @@ def obstacle(pods: Sequence[Body]) -> Problem | None:
         for condition in pod.get("status", {}).get("conditions", []):
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
                 return Problem("Unschedulable", f"Pod {name} cannot be placed: {condition.get('message', '')}")
+    return None
+
+
+def overdue(pods: Sequence[Body], now: datetime) -> Problem | float | None:
+    """The first pod that should have gone long ago, or in how many seconds that will be; None where none has to go."""
+    for pod in pods:
+        meta = pod["metadata"]
+        if "deletionTimestamp" not in meta:
+            continue
+        # It is when the pod's grace period ends, so what is left is the kubelet's reporting it.
+        left = _REPORTED_WITHIN - (now - datetime.fromisoformat(meta["deletionTimestamp"])).total_seconds()
+        if left > 0:
+            return left
+        name, node = meta["name"], pod["spec"].get("nodeName", "")
+        message = (
+            f'Pod "{name}" on node "{node}" is to end and does not: is the node lost? '
+            f"If nothing can run there any more: kubectl delete pod {name} -n {meta['namespace']} --force"
+        )
+        return Problem("PodTerminating", message)
     return None
 
 

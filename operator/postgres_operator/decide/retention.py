@@ -11,7 +11,7 @@ from postgres_operator.api.backup import FINISHED, selection
 from postgres_operator.api.schedule import Retention, ScheduledBackup
 
 from . import verification
-from .actions import Body, DeleteBackup, SetStatus
+from .actions import Body, ChangeBackup, DeleteBackup, SetStatus
 from .conditions import condition, find
 
 CONDITION = "Retention"
@@ -43,6 +43,9 @@ class Kept:
     finalizers: tuple[str, ...] = ()
     deleted: bool = False
     in_use: bool = False  # a Restore that has not ended names it
+    policy: str = "Retain"
+    condemned: bool = False  # its policy is Delete only because retention was about to delete it
+    held_up: str = ""  # why its verification, or its deletion, does not go on
 
     @property
     def good(self) -> bool:
@@ -55,7 +58,8 @@ def read_kept(body: Body, used: frozenset[str]) -> Kept:
     meta, status = body["metadata"], body.get("status", {})
     created, ended = datetime.fromisoformat(meta["creationTimestamp"]), status.get("completionTime")
     time = status.get("backupTime") or meta["creationTimestamp"]
-    verified = next((c["status"] for c in status.get("conditions", []) if c["type"] == "Verified"), "")
+    conditions = {c["type"]: c for c in status.get("conditions", [])}
+    deleted = "deletionTimestamp" in meta
     return Kept(
         name=meta["name"],
         uid=meta["uid"],
@@ -65,12 +69,22 @@ def read_kept(body: Body, used: frozenset[str]) -> Kept:
         time=max(created, min(datetime.fromisoformat(t) for t in (time, ended or time))),
         of=(body["spec"]["databaseRef"]["name"], json.dumps(selection(body["spec"]), sort_keys=True)),
         ended=datetime.fromisoformat(ended) if ended else None,
-        doubted=verified == "False",
+        doubted=conditions.get("Verified", {}).get("status") == "False",
         unproven=verification.due(body),
         finalizers=tuple(meta.get("finalizers", ())),
-        deleted="deletionTimestamp" in meta,
+        deleted=deleted,
         in_use=bool({meta["name"], status.get("backupLocation", "")} & used),
+        policy=body["spec"].get("deletionPolicy", "Retain"),
+        condemned=names.ANNOTATION_RETAINED in meta.get("annotations", {}),
+        held_up=_held_up(conditions.get("Deleted" if deleted else "Verified", {})),
     )
+
+
+def _held_up(told: Body) -> str:
+    """What a condition says that is neither an end nor that all goes well."""
+    if told.get("reason", "Running") in ("Running", "Deleting"):
+        return ""
+    return f"{told['reason']}: {told['message']}"
 
 
 def superfluous(retention: Retention, backups: Sequence[Kept], zone: tzinfo, now: datetime) -> list[Kept]:
@@ -109,8 +123,18 @@ def _age(backup: Kept) -> tuple[datetime, str]:
 
 def decide(
     schedule: ScheduledBackup, backups: Sequence[Kept], zone: tzinfo, now: datetime
-) -> DeleteBackup | SetStatus | None:
+) -> DeleteBackup | ChangeBackup | SetStatus | None:
     """The next step of `spec.retention`, if there is one; it is only asked for where nothing else is to be done."""
+    action = _step(schedule, backups, zone, now)
+    going = action.name if isinstance(action, DeleteBackup) else ""
+    # One that was about to go when the operator stopped, and now is not: people may rely on its policy and delete it.
+    spared = next((b for b in backups if b.condemned and not b.deleted and b.name != going), None)
+    return _spare(spared) if spared else action
+
+
+def _step(
+    schedule: ScheduledBackup, backups: Sequence[Kept], zone: tzinfo, now: datetime
+) -> DeleteBackup | SetStatus | None:
     retention = schedule.spec.retention
     if retention is None:
         return None
@@ -118,20 +142,22 @@ def decide(
         return _tell(schedule, now, "RetentionHeld", "Nothing is deleted while spec.suspend is true.")
     ended = [(b.ended, b.name, b) for b in backups if b.phase in FINISHED and b.ended]
     last = max(ended)[-1] if ended else None
-    if last and last.unproven:
-        return None  # an older one may be the last that can be relied on
+    if last and last.unproven:  # an older one may be the last that can be relied on
+        why = f"its verification does not go on: {last.held_up}"
+        return _hold(schedule, now, last, why) if last.held_up else None
     if last and not last.good:
         why = "its verification has failed" if last.doubted else "it has failed"
-        message = (
-            f'Nothing is deleted, for Backup "{last.name}" is the last one and {why}. The next good one ends this.'
-        )
-        return _tell(schedule, now, "RetentionHeld", message)
+        return _hold(schedule, now, last, f"{why}. The next good one ends this.")
     going = superfluous(retention, backups, zone, now)
     if retention.dry_run:
         return _tell(schedule, now, "RetentionDryRun", f"Nothing is deleted while dryRun is true. {_listed(going)}")
     free = [b for b in going if not b.in_use]
     # One at a time: each is a Job, and a store that is away is to be noticed with the first one.
-    if free and not any(b.deleted and names.FINALIZER in b.finalizers for b in backups):
+    leaving = [b for b in backups if b.deleted and names.FINALIZER in b.finalizers]
+    if stuck := next((b for b in leaving if b.held_up), None):
+        message = f'No other Backup is deleted until "{stuck.name}" is gone, and that does not go on: {stuck.held_up}'
+        return _tell(schedule, now, "RetentionHeld", message)
+    if free and not leaving:
         return _delete(free[0])
     return _tell(
         schedule, now, "RetentionApplied", "Backups that no rule keeps are deleted with their artifacts.", "True"
@@ -148,11 +174,24 @@ def _listed(going: Sequence[Kept]) -> str:
 
 def _delete(backup: Kept) -> DeleteBackup:
     others = [f for f in backup.finalizers if f != names.FINALIZER]
-    change = {"metadata": {"finalizers": [*others, names.FINALIZER]}, "spec": {"deletionPolicy": "Delete"}}
+    metadata: Body = {"finalizers": [*others, names.FINALIZER]}
+    if backup.policy == "Retain":
+        metadata["annotations"] = {names.ANNOTATION_RETAINED: "true"}
+    change = {"metadata": metadata, "spec": {"deletionPolicy": "Delete"}}
     why = "spec.retention does not keep it"
     return DeleteBackup(
         backup.name, backup.uid, backup.resource_version, why, required=False, after=None, change=change
     )
+
+
+def _spare(backup: Kept) -> ChangeBackup:
+    change = {"metadata": {"annotations": {names.ANNOTATION_RETAINED: None}}, "spec": {"deletionPolicy": "Retain"}}
+    return ChangeBackup(backup.name, backup.resource_version, "it was about to be deleted, and stays", change)
+
+
+def _hold(schedule: ScheduledBackup, now: datetime, last: Kept, why: str) -> SetStatus | None:
+    message = f'Nothing is deleted, for Backup "{last.name}" is the last one and {why}'
+    return _tell(schedule, now, "RetentionHeld", message)
 
 
 def _tell(

@@ -11,18 +11,31 @@ from postgres_operator.api.common import JobSettings, Meta, PodSettings, dump
 from postgres_operator.api.database import Database
 
 from .actions import Action, Ask, Body, Claim, DeleteJob, Fact, Nothing, Queue, SetStatus
-from .conditions import find
-from .jobs import LOOK_AT, Job, Problem, failure, lasting, next_look, obstacle, refusal, result, running, started
+from .conditions import find, unless_same
+from .jobs import (
+    LOOK_AT,
+    Job,
+    Problem,
+    failure,
+    lasting,
+    next_look,
+    obstacle,
+    overdue,
+    refusal,
+    result,
+    running,
+    started,
+)
 from .place import Place
-from .run_status import Run, in_progress, pending, stopping, unless_same
+from .run_status import Run, in_progress, pending, stopping
 
 # A refusal that is neither Pod Security nor a quota may pass (a webhook that restarts), but not for long.
 _REFUSED_FOR_GOOD_AFTER = 45.0
-_RETRY_GONE = 3.0
+RETRY_GONE = 3.0
 RETRY_CLAIM = 15.0  # no watch shows that a claim has appeared
 # The end of what is waited for wakes it before. This is for what ended without a trace, or wakes nobody: a Job whose
 # ReadWriteOncePod claim is waited for.
-_RETRY_SLOT = 30.0
+RETRY_SLOT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +97,7 @@ def follow(run: Run, facts: Facts, default_reason: str) -> Done | Broken | Actio
             return Ask(Fact.PODS)
         problem = intent or _lost(run)
         if alive := running(facts.pods):
-            return stopping(run, problem, f"waiting for pod {', '.join(alive)} to end", facts.now, _RETRY_GONE)
+            return stopping(run, problem, f"waiting for pod {', '.join(alive)} to end", facts.now, RETRY_GONE)
         return Broken(problem)
     if job.complete:
         return Done(result(facts.pods)) if facts.pods is not None else Ask(Fact.PODS)
@@ -93,16 +106,26 @@ def follow(run: Run, facts: Facts, default_reason: str) -> Done | Broken | Actio
             return Broken(intent)
         return Broken(failure(job, facts.pods, default_reason)) if facts.pods is not None else Ask(Fact.PODS)
     if job.deleting:
-        return stopping(run, intent or _lost(run), "stopping its Job", facts.now, _RETRY_GONE)
+        return stopping(run, intent or _lost(run), "stopping its Job", facts.now, RETRY_GONE)
     if intent:
-        return DeleteJob(job.name, job.uid, job.resource_version, _RETRY_GONE)
-    return _active(run, job, facts)
+        return DeleteJob(job.name, job.uid, job.resource_version, RETRY_GONE)
+    return _leaving(run, job, facts) if job.terminating else _active(run, job, facts)
+
+
+def _leaving(run: Run, job: Job, facts: Facts) -> Action:
+    """Its pod is being deleted: with its node lost that has no end, whatever the deadlines of the Job."""
+    if facts.pods is None:
+        return Ask(Fact.PODS)
+    late = overdue(facts.pods, facts.now)
+    if isinstance(late, Problem):
+        return _in_progress(run, job, facts.now, late, None)
+    return _in_progress(run, job, facts.now, None, late)
 
 
 def _active(run: Run, job: Job, facts: Facts) -> Action:
     if job.ready > 0 or job.ending:
         return _in_progress(run, job, facts.now, None, None)
-    age = (facts.now - job.created).total_seconds()
+    age = _age(run, job, facts.now)
     deadline = run.spec.start_deadline_seconds
     if age < LOOK_AT[0]:
         return _in_progress(run, job, facts.now, None, next_look(age, LOOK_AT))
@@ -130,6 +153,16 @@ def _active(run: Run, job: Job, facts: Facts) -> Action:
     return _in_progress(run, job, facts.now, problem, next_look(age, marks))
 
 
+def _age(run: Run, job: Job, now: datetime) -> float:
+    """Seconds for which the Job has been there, by the clock that says less.
+
+    The API server has dated the Job, and a replica of ours the run. Where the clocks of their nodes differ, a deadline
+    must come late rather than end what has just begun.
+    """
+    since = max(job.created, run.status.start_time or job.created)
+    return max((now - since).total_seconds(), 0.0)
+
+
 def _lost(run: Run) -> Problem:
     what = (
         "what it made, if anything, does not count as a backup"
@@ -143,7 +176,7 @@ def _lost(run: Run) -> Problem:
 def _in_progress(run: Run, job: Job, now: datetime, problem: Problem | None, after: float | None) -> Action:
     reason, message = (problem.reason, problem.message) if problem else ("Running", f"Job {job.name} runs.")
     status = in_progress(run, job.name, now, reason, message)
-    return unless_same(run, SetStatus(status, after=after))
+    return unless_same(run.status, SetStatus(status, after=after))
 
 
 def waits_for_slot(run: Run) -> bool:
@@ -173,9 +206,13 @@ def target(run: Run, facts: Facts) -> Database | Action:
 def slot(run: Run, facts: Facts) -> Action | None:
     """What to wait for, when all else that the run needs is there."""
     if facts.blockers:
-        waiting = f"Waiting for {', '.join(facts.blockers[:3])} to end."
-        return pending(run, facts.now, "WaitingForSlot", waiting, _RETRY_SLOT)
+        return pending(run, facts.now, "WaitingForSlot", waiting_for(facts.blockers), RETRY_SLOT)
     return Queue(_queued(run, facts.full, facts.now)) if facts.full else None
+
+
+def waiting_for(others: Sequence[str]) -> str:
+    """What a condition says of what has to end first."""
+    return f"Waiting for {', '.join(others[:3])} to end."
 
 
 def _queued(run: Run, full: Full, now: datetime) -> SetStatus | Nothing:

@@ -7,7 +7,7 @@ from postgres_operator.api.common import Failure, dump
 from postgres_operator.api.restore import Restore
 
 from .actions import Action, Body, Event, Nothing, SetStatus
-from .conditions import condition, same, timestamp
+from .conditions import condition, timestamp, unless_same
 from .jobs import Problem
 
 Run = Backup | Restore
@@ -17,7 +17,7 @@ def pending(run: Run, now: datetime, reason: str, message: str, after: float | N
     """Waiting for something outside, named in the condition."""
     meta = run.metadata
     waiting = condition(run.status.conditions, "Complete", "False", reason, message, now, meta.generation)
-    return unless_same(run, SetStatus({"phase": "Pending", "conditions": [waiting]}, after=after))
+    return unless_same(run.status, SetStatus({"phase": "Pending", "conditions": [waiting]}, after=after))
 
 
 def in_progress(run: Run, job: str, now: datetime, reason: str, message: str) -> Body:
@@ -39,7 +39,7 @@ def going_on(run: Run, now: datetime, problem: Problem, after: float | None) -> 
     status = in_progress(run, job, now, problem.reason, problem.message)
     if run.status.error:
         status["error"] = dump(run.status.error)
-    return unless_same(run, SetStatus(status, after=after))
+    return unless_same(run.status, SetStatus(status, after=after))
 
 
 def stopping(run: Run, problem: Problem, doing: str, now: datetime, after: float) -> Action:
@@ -47,7 +47,7 @@ def stopping(run: Run, problem: Problem, doing: str, now: datetime, after: float
     job = run.status.job_ref.name if run.status.job_ref else ""
     status = in_progress(run, job, now, "StoppingJob", f"{doing}; then Failed: {problem.reason}: {problem.message}")
     status["error"] = _error(problem)
-    return unless_same(run, SetStatus(status, after=after))
+    return unless_same(run.status, SetStatus(status, after=after))
 
 
 def completed(run: Run, now: datetime, message: str, extra: Body, reason: str = "Completed") -> SetStatus:
@@ -78,17 +78,6 @@ def failed(run: Run, now: datetime, problem: Problem) -> SetStatus:
         ],
     }
     return SetStatus(status, Event("Warning", problem.reason, problem.message))
-
-
-def unless_same(run: Run, action: SetStatus) -> SetStatus | Nothing:
-    """The action, or nothing where it would write what is there already."""
-    status = action.status
-    unchanged = (
-        run.status.phase == status["phase"]
-        and (dump(run.status.error) if run.status.error else None) == status.get("error")
-        and same(run.status.conditions, status["conditions"])
-    )
-    return Nothing(action.after) if unchanged else action
 
 
 def _error(problem: Problem) -> Body:

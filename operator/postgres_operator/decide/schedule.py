@@ -12,8 +12,8 @@ from postgres_operator.api.common import dump
 from postgres_operator.api.schedule import ScheduledBackup, ScheduledBackupStatus
 
 from . import deletion, retention
-from .actions import Action, Body, CreateBackup, DeleteBackup, Event, Nothing, SetStatus
-from .conditions import condition, find, same, timestamp
+from .actions import Action, Body, ChangeBackup, CreateBackup, DeleteBackup, Event, Nothing, SetStatus
+from .conditions import condition, find, timestamp, unless_same
 from .cron import Cron, CronInvalid, ZoneUnknown, parse, zone
 
 # No timer of ours sleeps longer: the clock of the node may be set meanwhile.
@@ -87,7 +87,7 @@ def decide(
 
 def _retain(
     schedule: ScheduledBackup, kept: Sequence[retention.Kept], now: datetime
-) -> DeleteBackup | SetStatus | None:
+) -> DeleteBackup | ChangeBackup | SetStatus | None:
     try:
         action = retention.decide(schedule, kept, zone(schedule.spec.time_zone), now)
     except ZoneUnknown:
@@ -246,7 +246,9 @@ def _wait(
     base["conditions"] = _conditions(schedule, _ready(schedule, now, reason, message, ok=ok))
     told = any((c.reason, c.message) == (reason, message) for c in schedule.status.conditions)
     event = Event("Warning", reason, message) if warn and not told else None
-    return _unless_same(schedule, SetStatus(base, event, None if after is None else _sleep(timedelta(seconds=after))))
+    return unless_same(
+        schedule.status, SetStatus(base, event, None if after is None else _sleep(timedelta(seconds=after)))
+    )
 
 
 def refused(schedule: ScheduledBackup, now: datetime, reason: str, message: str) -> Action:
@@ -269,16 +271,6 @@ def _conditions(schedule: ScheduledBackup, ready: Body) -> list[Body]:
 
 def _sleep(time: timedelta) -> float:
     return min(max(time.total_seconds(), 0.01), _LONGEST_SLEEP)
-
-
-def _unless_same(schedule: ScheduledBackup, action: SetStatus) -> Action:
-    """The action, or nothing where it would write what is there already."""
-    new = {k: v for k, v in action.status.items() if k != "conditions" and v != []}
-    known = ScheduledBackupStatus.model_validate(new)
-    unchanged = schedule.status.model_copy(update={"conditions": []}) == known
-    if unchanged and same(schedule.status.conditions, action.status["conditions"]):
-        return Nothing(action.after)
-    return action
 
 
 def _superfluous(schedule: ScheduledBackup, backups: Sequence[Made]) -> Made | None:

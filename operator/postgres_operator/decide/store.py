@@ -16,7 +16,7 @@ from . import chain as chains
 from . import place as places
 from .actions import Action, Ask, Body, Claim, CreateJob, DeleteJob, Event, Fact, Nothing, SetStatus
 from .chain import GONE_RETRY_SECONDS, Chain
-from .conditions import condition, find, same, timestamp
+from .conditions import condition, find, timestamp, unless_same
 from .jobs import Job, Problem, failure, result, trouble
 from .run import Policy
 
@@ -84,7 +84,7 @@ def failed_status(store: BackupStore, now: datetime, problem: Problem) -> SetSta
     before = find(store.status.conditions, "Discovered")
     known = before is not None and before.reason == problem.reason
     event = None if known else Event("Warning", problem.reason, problem.message)
-    return _unless_same(store, SetStatus(_status(store, store.status, "False", problem, now), event))
+    return unless_same(store.status, SetStatus(_status(store, store.status, "False", problem, now), event))
 
 
 def refused(store: BackupStore, now: datetime, problem: Problem) -> Action:
@@ -100,7 +100,7 @@ def _off(store: BackupStore, facts: StoreFacts) -> Action:
     if not store.status.conditions:
         return Nothing()
     off = Problem("DiscoveryOff", "spec.discover is false: what lies in the store is not listed.")
-    return _unless_same(store, SetStatus(_status(store, BackupStoreStatus(), "False", off, facts.now)))
+    return unless_same(store.status, SetStatus(_status(store, BackupStoreStatus(), "False", off, facts.now)))
 
 
 def _list(store: BackupStore, facts: StoreFacts, policy: Policy, previous: Job | None) -> Action:
@@ -236,7 +236,7 @@ def _discovered(store: BackupStore, now: datetime, found: BackupStoreStatus) -> 
         )
     if found.invalid_count:
         message += f" Manifests that are not valid, or whose dump is not there in full: {found.invalid_count}."
-    return _unless_same(store, SetStatus(_status(store, found, "True", Problem("Discovered", message), now)))
+    return unless_same(store.status, SetStatus(_status(store, found, "True", Problem("Discovered", message), now)))
 
 
 def _status(
@@ -249,10 +249,3 @@ def _status(
     if is_true == "True":
         body["lastDiscoveryTime"] = timestamp(now)
     return body
-
-
-def _unless_same(store: BackupStore, action: SetStatus) -> SetStatus | Nothing:
-    """The action, or nothing where it would write what is there already, but for the time."""
-    before, status = dump(store.status), action.status
-    unchanged = all(before.get(f) == status.get(f) for f in ("backups", "backupCount", "invalidCount"))
-    return Nothing(action.after) if unchanged and same(store.status.conditions, status["conditions"]) else action

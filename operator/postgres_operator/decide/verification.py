@@ -6,36 +6,42 @@ finding out leaves it Unknown.
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from postgres_operator import names
 from postgres_operator.api.backup import Backup, BackupStatus, Inventory
-from postgres_operator.api.common import ApiModel, Failure, Reference, dump
+from postgres_operator.api.common import ApiModel, Failure, Reference, Version, dump
 from postgres_operator.api.database import Database
 from postgres_operator.api.store import BackupStore
 
 from . import place as places
 from .actions import Action, Ask, Body, CreateJob, Event, Fact, Nothing, SetStatus
 from .backup import selection_lines
-from .conditions import condition, find, same
+from .conditions import condition, find, unless_same
 from .jobs import Problem, wrong_fields
-from .run import Broken, Done, Facts, Policy, follow, job_values
+from .run import RETRY_SLOT, Broken, Done, Facts, Policy, follow, job_values, waiting_for
 from .run_status import Run
 
 _TYPE = "Verified"
 _INCOMPLETE = "VerificationIncomplete"
 _STOPPING = "StoppingJob"
+_NO_JOB = ("QuotaExceeded", "RequestRefused", "WaitingForSlot")  # reasons while there is none yet
 # What a script says only after it has seen it with its own eyes.
 _PROVEN = ("ArtifactMissing", "ChecksumMismatch", "ManifestInvalid", "RestoreFailed")
 
 
-class _Report(ApiModel):
-    """What the Job's script found: the entries of the list of contents, or what was restored."""
+class _Listed(ApiModel):
+    """What the Job's script found in mode List. Without a default: an empty report proves nothing."""
 
-    entries: int = 0
-    server_version: str = ""
+    entries: Annotated[int, Field(ge=0)]
+
+
+class _Restored(Inventory):
+    """What it found in mode Restore: how much it restored, and into what."""
+
+    server_version: Version
 
 
 def due(body: Body) -> bool:
@@ -57,7 +63,8 @@ def decide(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
     error = None
     if verified and verified.reason == _STOPPING:
         error = Failure(reason=_INCOMPLETE, message=verified.message)
-    status = BackupStatus(phase="InProgress", job_ref=Reference(name=name), error=error)
+    since = verified.last_transition_time if verified else None
+    status = BackupStatus(phase="InProgress", job_ref=Reference(name=name), error=error, start_time=since)
     match follow(backup.model_copy(update={"status": status}), facts, _INCOMPLETE):
         case Done(None):
             return incomplete(backup, facts.now, Problem("ResultLost", f"The report of Job {name} was lost."))
@@ -80,7 +87,7 @@ def decide(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
 def created(run: Run) -> bool:
     """Whether its status says that the Job of its verification is there, or was."""
     verified = find(run.status.conditions, _TYPE)
-    return verified is not None and verified.reason not in ("QuotaExceeded", "RequestRefused")
+    return verified is not None and verified.reason not in _NO_JOB
 
 
 def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Policy) -> Action:
@@ -98,6 +105,8 @@ def _start(backup: Backup, store: BackupStore | None, facts: Facts, policy: Poli
     if place.claim and facts.claim is None:
         missing = Problem("ArtifactMissing", f'PersistentVolumeClaim "{place.claim}" does not exist any more.')
         return _conclude(backup, facts.now, "False", missing)
+    if facts.blockers:
+        return _show(backup, facts.now, "WaitingForSlot", waiting_for(facts.blockers), RETRY_SLOT)
     name = names.job_name("Verification", backup.metadata.name, backup.metadata.uid)
     return CreateJob(
         name=name,
@@ -124,12 +133,12 @@ def _values(backup: Backup, database: Database, place: places.Place, policy: Pol
 def _succeeded(backup: Backup, facts: Facts, result: Body) -> Action:
     message = f"The {backup.status.size_bytes} bytes in {backup.status.backup_location} are those that were dumped"
     try:
-        report = _Report.model_validate(result)
         if backup.spec.verification.mode == "Restore":
-            restored = Inventory.model_validate(result)
-            message += f"; a PostgreSQL {report.server_version} restored all of it: {restored}."
+            restored = _Restored.model_validate(result)
+            message += f"; a PostgreSQL {restored.server_version} restored all of it: {restored}."
         else:
-            message += f", and the list of contents with {report.entries} entries can be read."
+            listed = _Listed.model_validate(result)
+            message += f", and the list of contents with {listed.entries} entries can be read."
     except ValidationError as error:
         return incomplete(
             backup, facts.now, Problem("ResultInvalid", f"The Job's report is not valid: {wrong_fields(error)}")
@@ -164,9 +173,7 @@ def _conclude(
 
 def _show(backup: Backup, now: datetime, reason: str, message: str, after: float | None = None) -> SetStatus | Nothing:
     action = _write(backup, now, "Unknown", Problem(reason, message))
-    if same(backup.status.conditions, action.status["conditions"]):
-        return Nothing(after)
-    return replace(action, after=after)
+    return unless_same(backup.status, replace(action, after=after))
 
 
 def _write(backup: Backup, now: datetime, status: Literal["True", "False", "Unknown"], problem: Problem) -> SetStatus:

@@ -43,7 +43,7 @@ from postgres_operator.decide.run import Facts, Full, Policy
 POLICY = Policy({"accessModes": ["ReadWriteOnce"]}, 3600)
 CLAIM = Claim("vault", ("ReadWriteOnce",))
 GONE = {}
-IN_PROGRESS = {"phase": "InProgress", "startTime": ago(50), "jobRef": {"name": "j"}}
+IN_PROGRESS = {"phase": "InProgress", "startTime": ago(50_000), "jobRef": {"name": "j"}}  # before any Job here
 
 
 def ask(body, *, db=None, job=None, the_store=None, reader=None, reader_pods=None, reader_refusals=None, **facts):
@@ -460,6 +460,55 @@ def test_a_sidecar_that_cannot_start_is_shown():
     action = ask(body, job=job_of(body, age=12, active=1), pods=pods)
     assert action.status["error"]["reason"] == "CredentialsLost"
     assert '"keys"' in action.status["error"]["message"]
+
+
+def leaving(since: float) -> dict:
+    """A pod that is being deleted; its grace period ended so many seconds ago."""
+    state = pod("Running", {"name": "dump", "state": {"running": {}}})
+    state["metadata"]["deletionTimestamp"] = ago(since)
+    state["spec"]["nodeName"] = "worker-1"
+    return state
+
+
+LOST = job_of(backup(), age=4000, terminating=1, conditions=[{"type": "FailureTarget", "status": "True"}])
+
+
+@pytest.mark.parametrize("job", [LOST, job_of(backup(), age=4000, terminating=1)], ids=["by-deadline", "by-eviction"])
+def test_a_pod_that_should_have_ended_long_ago_is_shown(job):
+    """Its node does not report any more; the Job waits for it without an end."""
+    assert ask(running_backup(), job=job) == Ask(Fact.PODS)
+    action = ask(running_backup(), job=job, pods=[leaving(61)])
+    assert (action.status["phase"], reason(action), action.after) == ("InProgress", "PodTerminating", None)
+    message = action.status["conditions"][0]["message"]
+    assert message.startswith('Pod "pod-1" on node "worker-1" is to end and does not: is the node lost?')
+    assert message.endswith("kubectl delete pod pod-1 -n shop --force")
+    assert ask(backup(status=action.status), job=job, pods=[leaving(90)]) == Nothing()
+
+
+def test_a_pod_that_is_about_to_end_is_no_news():
+    runs = ask(running_backup(), job=job_of(backup(), active=1, ready=1)).status
+    assert ask(backup(status=runs), job=LOST, pods=[leaving(-30)]) == Nothing(90)
+    assert ask(backup(status=runs), job=LOST, pods=[leaving(20)]) == Nothing(40)
+    assert ask(backup(status=runs), job=LOST, pods=[]) == Nothing()
+
+
+def test_a_pod_that_ends_by_itself_is_not_looked_at_until_its_job_has_ended():
+    runs = ask(running_backup(), job=job_of(backup(), active=1, ready=1)).status
+    for status in ({"active": 1, "terminating": 0}, {"succeeded": 1, "terminating": 0}, {"terminating": 0, "ready": 1}):
+        assert isinstance(ask(backup(status=runs), job=job_of(backup(), age=5, **status)), Nothing)
+
+
+def test_a_clock_that_is_wrong_ends_nothing_that_has_just_begun():
+    """The API server dates the Job and we the run; whichever clock is behind, the other one counts."""
+    pods = [pod("Pending", waits("ImagePullBackOff", "no such image"))]
+    ours_is_ahead = running_backup(startTime=ago(30))
+    assert reason(ask(ours_is_ahead, job=job_of(backup(), age=4000, active=1), pods=pods)) == "ImagePullFailed"
+    other_replica_was_behind = running_backup(startTime=ago(4000))
+    action = ask(other_replica_was_behind, job=job_of(backup(), age=30, active=1), pods=pods)
+    assert reason(action) == "ImagePullFailed"
+    now_behind = running_backup(startTime=ago(-4000))
+    soon = ask(now_behind, job=job_of(backup(), age=30, active=1))
+    assert (reason(soon), soon.after) == ("Running", 10.5)
 
 
 def test_a_pod_that_started_is_not_held_to_the_start_deadline():

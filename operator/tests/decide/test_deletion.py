@@ -25,7 +25,7 @@ from postgres_operator.api.store import BackupStore
 from postgres_operator.cache import Cache
 from postgres_operator.decide import place
 from postgres_operator.decide.actions import Ask, Claim, CreateJob, DeleteJob, Fact, Nothing, SetFinalizer, SetStatus
-from postgres_operator.decide.deletion import DeletionFacts, concerns, decide, refused
+from postgres_operator.decide.deletion import DeletionFacts, concerns, decide, outlasts, refused
 from postgres_operator.decide.jobs import Problem, read_job
 from postgres_operator.decide.run import Policy
 from postgres_operator.decide.schedule import read_made
@@ -107,6 +107,25 @@ def test_whom_it_concerns(policy, held, deleted, expected):
     if deleted:
         body["metadata"]["deletionTimestamp"] = ago(1)
     assert concerns(body) is expected
+
+
+@pytest.mark.parametrize(("policy", "held"), [("Retain", False), ("Delete", True)])
+def test_what_was_said_of_a_finalizer_goes_once_it_is_as_wanted(policy, held):
+    done = {"type": "Complete", "status": "True", "reason": "Completed", "message": "m", "lastTransitionTime": ago(90)}
+    body = doomed(policy=policy, deleted=False, conditions=[done])
+    body["metadata"]["finalizers"] = ["example.com/mine"] + [names.FINALIZER] * (not held)
+    said = refused(Backup.model_validate(body), NOW, Problem("RequestRefused", "no")).status["conditions"]
+    body["status"]["conditions"] = said
+    assert isinstance(ask(body), SetFinalizer)
+    body["metadata"]["finalizers"] = ["example.com/mine"] + [names.FINALIZER] * held
+    assert concerns(body)
+    assert outlasts(Backup.model_validate(body))
+    action = ask(body)
+    assert isinstance(action, SetStatus)
+    (left,) = action.status["conditions"]
+    assert (left["type"], action.status["phase"]) == ("Complete", "Completed")
+    body["status"] = action.status
+    assert not concerns(body)
 
 
 @pytest.mark.parametrize("phase", ["Pending", "InProgress", "Completed", "Failed"])

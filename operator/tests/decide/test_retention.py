@@ -9,11 +9,12 @@ from support import NOW, schedule
 
 from postgres_operator import names
 from postgres_operator.api.schedule import Retention, ScheduledBackup
-from postgres_operator.decide.actions import DeleteBackup, Nothing, SetStatus
+from postgres_operator.decide.actions import ChangeBackup, DeleteBackup, Nothing, SetStatus
 from postgres_operator.decide.retention import Kept, decide, read_kept, superfluous
 from postgres_operator.decide.schedule import decide as decide_schedule
 
 BERLIN = ZoneInfo("Europe/Berlin")
+GOING = {"deletionTimestamp": "2026-03-01T11:00:00Z"}
 
 
 def kept(name, time, **more):
@@ -158,10 +159,42 @@ def test_the_oldest_goes_first_with_its_artifact():
     action = ask(daily(5, finalizers=("example.com/mine", names.FINALIZER)))
     assert (action.name, action.uid, action.resource_version) == ("b04", "uid-b04", "7")
     assert action.change == {
-        "metadata": {"finalizers": ["example.com/mine", names.FINALIZER]},
+        "metadata": {
+            "finalizers": ["example.com/mine", names.FINALIZER],
+            "annotations": {names.ANNOTATION_RETAINED: "true"},
+        },
         "spec": {"deletionPolicy": "Delete"},
     }
     assert not action.required
+
+
+@pytest.mark.parametrize(
+    ("rules", "spec"),
+    [
+        pytest.param({"keepLast": 9}, {}, id="the rules keep it now"),
+        pytest.param({"dryRun": True}, {}, id="dry run"),
+        pytest.param({}, {"suspend": True}, id="suspended"),
+    ],
+)
+def test_what_was_about_to_go_and_stays_is_retained_again(rules, spec):
+    """The operator had stopped between the change of its policy and its deletion."""
+    *others, last = daily(5)
+    last = replace(last, policy="Delete", condemned=True, finalizers=(names.FINALIZER,))
+    assert ask([*others, last], rules, **spec) == ChangeBackup(
+        "b04",
+        "7",
+        "it was about to be deleted, and stays",
+        {"metadata": {"annotations": {names.ANNOTATION_RETAINED: None}}, "spec": {"deletionPolicy": "Retain"}},
+    )
+    # one that still goes, or is going already, is left as it is
+    assert ask([*others, last]).name == "b04"
+    assert not isinstance(ask([*others, replace(last, deleted=True)], rules, **spec), ChangeBackup)
+
+
+def test_a_policy_that_was_delete_before_stays():
+    *others, last = daily(5, policy="Delete")
+    assert "annotations" not in ask([*others, last]).change["metadata"]
+    assert told(ask([*others, last], {"keepLast": 9}))[0] == "RetentionApplied"
 
 
 def test_one_at_a_time():
@@ -197,6 +230,49 @@ def test_nothing_goes_while_the_last_one_is_being_verified():
     assert ask([replace(first, unproven=True), *others]) is None
     # an older one whose verification goes on neither counts nor goes
     assert going({"keepLast": 1}, [first, replace(others[0], unproven=True), others[1]]) == ["b02"]
+
+
+def test_a_verification_that_does_not_go_on_is_told():
+    first, *others = daily(5)
+    reason, message = told(ask([replace(first, unproven=True, held_up="QuotaExceeded: no room"), *others]))
+    assert reason == "RetentionHeld"
+    assert message.endswith('Backup "b00" is the last one and its verification does not go on: QuotaExceeded: no room')
+
+
+def test_a_deletion_that_does_not_go_on_is_told():
+    *others, last = daily(5)
+    stuck = replace(last, deleted=True, finalizers=(names.FINALIZER,), held_up="DeletionFailed: no bucket")
+    for beside in (others, others[:1]):
+        reason, message = told(ask([*beside, stuck]))
+        assert reason == "RetentionHeld"
+        assert message == (
+            'No other Backup is deleted until "b04" is gone, and that does not go on: DeletionFailed: no bucket'
+        )
+    assert ask([*others, replace(stuck, finalizers=("example.com/mine",))]).name == "b03"
+    assert told(ask([*others, stuck], {"dryRun": True}))[0] == "RetentionDryRun"
+
+
+@pytest.mark.parametrize(
+    ("meta", "conditions", "held_up"),
+    [
+        pytest.param({}, [], "", id="nothing said"),
+        pytest.param({}, [("Verified", "Running")], "", id="verification runs"),
+        pytest.param({}, [("Verified", "QuotaExceeded")], "QuotaExceeded: m", id="verification refused"),
+        pytest.param(GOING, [("Deleted", "Deleting")], "", id="deletion runs"),
+        pytest.param(GOING, [("Deleted", "DownloadFailed")], "DownloadFailed: m", id="deletion failed"),
+        pytest.param(GOING, [("Verified", "QuotaExceeded")], "", id="deletion before its first word"),
+        pytest.param({}, [("Deleted", "DownloadFailed")], "", id="never deleted in the end"),
+    ],
+)
+def test_what_holds_a_backup_up(meta, conditions, held_up):
+    said = [{"type": kind, "status": "Unknown", "reason": reason, "message": "m"} for kind, reason in conditions]
+    body = {
+        "metadata": {"name": "x", "uid": "u", "resourceVersion": "3", "creationTimestamp": "2026-03-01T03:00:00Z"}
+        | meta,
+        "spec": {"databaseRef": {"name": "shop"}},
+        "status": {"phase": "Completed", "conditions": said},
+    }
+    assert read_kept(body, frozenset()).held_up == held_up
 
 
 def test_the_last_one_is_the_one_that_ended_last():
@@ -277,6 +353,10 @@ def test_what_it_looks_at_of_a_backup():
     waiting = {**body, "spec": {**spec, "verification": {"mode": "List"}}, "status": {**status, "conditions": []}}
     assert read_kept(waiting, frozenset()).unproven
     assert not read_kept(waiting, frozenset()).good
+    assert (found.policy, found.condemned) == ("Retain", False)
+    condemned = {**body, "spec": {**spec, "deletionPolicy": "Delete"}}
+    condemned["metadata"] = {**body["metadata"], "annotations": {names.ANNOTATION_RETAINED: "true"}}
+    assert (read_kept(condemned, frozenset()).policy, read_kept(condemned, frozenset()).condemned) == ("Delete", True)
     assert found.of == ("shop", '{"tables": [{"name": "t", "schema": "s"}]}')
 
 

@@ -15,6 +15,7 @@ from support import (
     pod,
     s3_store,
     store,
+    waiting,
 )
 
 from postgres_operator.api.backup import Backup
@@ -96,8 +97,17 @@ def test_a_job_follows_a_backup():
     assert ask(done()) == Ask(Fact.CLAIM)
 
 
-def test_a_refused_request_is_tried_again():
-    assert isinstance(ask(done("List", verified("QuotaExceeded")), claim=CLAIM, claim_known=True), CreateJob)
+@pytest.mark.parametrize("reason", ["QuotaExceeded", "RequestRefused", "WaitingForSlot"])
+def test_a_job_that_was_not_made_is_tried_again(reason):
+    assert isinstance(ask(done("List", verified(reason)), claim=CLAIM, claim_known=True), CreateJob)
+
+
+def test_a_claim_that_others_have_is_waited_for():
+    busy = {"claim": CLAIM, "claim_known": True, "blockers": ["a", "b", "c", "d"]}
+    action = ask(done(), **busy)
+    assert (says(action), action.after) == (("Unknown", "WaitingForSlot"), 30)
+    assert shown(action)["message"] == "Waiting for a, b, c to end."
+    assert ask(done("Restore", shown(action)), **busy) == Nothing(30)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +148,18 @@ LATE = job_of(done(), "Verification", **failed_job("DeadlineExceeded"))
         pytest.param("Restore", JOB, reported(NUMBERS), ("True", "BackupVerified"), "with 12 rows", id="restore"),
         pytest.param(
             "Restore", JOB, reported({"entries": 7}), ("Unknown", "VerificationIncomplete"), "tables", id="other-report"
+        ),
+        *(
+            pytest.param(
+                mode, JOB, reported(result), ("Unknown", "VerificationIncomplete"), lacking, id=f"no-{lacking}"
+            )
+            for mode, result, lacking in [
+                ("List", {}, "entries"),
+                ("List", NUMBERS, "entries"),
+                ("List", {"entries": -1}, "entries"),
+                ("Restore", {}, "rows"),
+                ("Restore", {k: v for k, v in NUMBERS.items() if k != "serverVersion"}, "serverVersion"),
+            ]
         ),
         pytest.param("List", JOB, [], ("Unknown", "VerificationIncomplete"), "ResultLost", id="no-report"),
         *(
@@ -217,3 +239,13 @@ def test_a_refused_pod_ends_it_after_its_job_was_deleted():
     last = ask(stopping, job_is_live=True, pods=[])
     assert says(last) == ("Unknown", "VerificationIncomplete")
     assert shown(last)["message"] == shown(first)["message"]
+
+
+def test_a_clock_that_is_ahead_ends_no_verification_that_has_just_begun():
+    job, pods = (
+        job_of(done(), "Verification", age=4000, active=1),
+        [pod("Pending", waiting("ErrImagePull", "no image"))],
+    )
+    assert says(ask(done("List", RUNNING), job=job, pods=pods)) == ("Unknown", "ImagePullFailed")
+    late = done("List", {**RUNNING, "lastTransitionTime": ago(4000)})
+    assert says(ask(late, job=job, pods=pods)) == ("Unknown", "StoppingJob")
