@@ -59,12 +59,12 @@ broken() {
     case $reason:$(grep -aE -m 1 '(ERROR|FATAL|PANIC): ' "$scratch/terse") in
     *'out of shared memory'*) reason=TooManyObjects hint="Restore with spec.mode Replace, which needs no lock on each of them, or raise max_locks_per_transaction." ;;
     *'unrecognized configuration parameter'* | *'invalid command \'*) reason=VersionMismatch hint="The dump needs a newer PostgreSQL: use an image (spec.image of the Database) like the one that made it." ;;
-    *'backslash commands are restricted'*) hint="No pg_dump writes commands of psql's own: who has made this dump?" ;;
     *'role "'*'" does not exist'*) hint="Create that role and restore again." ;;
     *'permission denied to create extension'*) hint="Have a superuser create it in the target first." ;;
     *'lock timeout'*) hint="Other sessions use it: stop the application for the restore, or use spec.mode Replace." ;;
     CleanFailed:*'must be owner'* | CleanFailed:*'permission denied'*) hint="It belongs to another role: have that drop it, or use spec.mode Replace." ;;
     esac
+    ! grep -qa '^backslash commands are restricted' "$scratch/errors" || text="it has a command of psql's own, such as \\!, which no pg_dump writes"
     [[ -n $text ]] || text="psql ended with exit code $status"
     fail "$reason" "$2: $text. ${hint:+$hint }$untouched"
 }
@@ -172,7 +172,7 @@ if ((loaded != 0)); then
     fail RestoreFailed "The dump cannot be read: $(masked "$scratch/content"). $untouched"
 fi
 [[ -s $scratch/complete ]] || fail RestoreFailed "The dump cannot be read: its end is missing. $untouched"
-printf '%s\n' "$unrestrict" >&"$to" || true
+printf '%s\n' "$unrestrict" 2>/dev/null >&"$to" || true
 
 if [[ $MODE == Replace ]]; then
     ask_last </dev/null || broken RestoreFailed "The dump cannot be loaded"

@@ -580,8 +580,6 @@ FAILING = [
     ("CREATE TABLE t ();\nCOMMIT;\n", ["dump_is_incomplete"]),
     ("CREATE TABLE t ();\nROLLBACK;\nCREATE TABLE public.t2 ();\n", ["does not exist"]),
     ("CREATE TABLE t ();\nROLLBACK;\nBEGIN;\nCREATE TABLE public.t2 ();\n", ["does not exist"]),
-    ("CREATE TABLE t ();\n\\connect\nCREATE TABLE public.t2 ();\n", ["does not exist"]),
-    ("CREATE TABLE t ();\n\\q\n", ["psql ended"]),
     ("CREATE TABLE t ();\nSELECT 'open\n", ["syntax error"]),
     ("CREATE TABLE t ();\nDO $$ BEGIN\n", ["unterminated dollar-quoted string"]),
     ("CREATE TABLE t ();\nSELECT (1\n", ["syntax error"]),
@@ -604,10 +602,26 @@ def test_a_dump_that_fails(failing: Restore, store: Path, content: str, words: l
 
 
 def test_a_dump_runs_no_program_here(failing: Restore, store: Path, place: Path) -> None:
-    content = f"CREATE TABLE t (id int);\n\\! touch {hand_over(place)}/made\n{END}"
-    failing.artifact, failing.store = forge(store, content.encode()), store
-    _fails_without_trace(failing, "RestoreFailed", "backslash commands are restricted", "No pg_dump writes")
-    assert not list(place.iterdir())
+    made = hand_over(place / "programs") / "made"
+    content = f"{START}CREATE TABLE t (id int);\n\\! touch {made}\n{END}"
+    failing.store, failing.artifact = store, forge(store, content.encode())
+    _fails_without_trace(failing, "RestoreFailed", "a command of psql's own", "no pg_dump writes")
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("CREATE TABLE t ();\n\\connect\nCREATE TABLE public.t2 ();\n", ["does not exist"]),
+        ("CREATE TABLE t ();\n\\q\n", ["psql ended"]),
+    ],
+)
+def test_a_dump_ends_no_session_where_psql_has_no_restricted_mode(
+    pods: Pods, failing: Restore, store: Path, content: str, words: list[str]
+) -> None:
+    pods.shim("psql", '[ "$1" = --help=commands ] || exec "$REAL" "$@"')
+    failing.store, failing.artifact = store, forge(store, (START + content + END).encode())
+    _fails_without_trace(failing, "RestoreFailed", *words)
 
 
 def test_a_dump_that_needs_more_locks_than_there_are(failing: Restore, store: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from restoring import NewDatabase, manifest_of
-from script_runner import BIN, Outcome, Pods, TestDatabase, until
+from script_runner import BIN, Outcome, Pods, TestDatabase, hand_over, until
 from test_restore_load import RICH
 from verifying import DUMP, Verification, back_up, dump_env
 
@@ -195,7 +195,7 @@ def test_a_dump_runs_no_program_here(pods: Pods, store: Path, small: TestDatabas
     verification = back_up(pods, store, small, "plain")
     made = hand_over(place / "programs") / "made"
     _refit(verification, lambda content: content.replace(b"\n\\restrict ", f"\n\\! touch {made}\n\\restrict ".encode(), 1))
-    outcome = verification.run()
+    outcome = verification.run(EXPECTED_SHA256="")
     assert outcome.reason == "RestoreFailed"
     assert "backslash commands are restricted" in outcome.message
     assert not made.exists()
