@@ -52,6 +52,26 @@ heed_pinned() {
     esac
 }
 
+# begin_filter: begins the rules of filtered, by which sed makes the dump's SQL fit: data is never looked at, and the end is
+# noted. Sets restrict and unrestrict to what goes to psql around it, which then runs no command of psql's own, such as \!:
+# who has made the dump could run programs here. A psql from before August 2025 has no such mode, and both are empty.
+begin_filter() {
+    local key
+    cat >"$scratch/filter" <<FILTER
+/^-- Data for Name: .*; Type: TABLE DATA; Schema: /,/^\\\\\\.\$/b
+/^-- PostgreSQL database dump complete\$/w $scratch/complete
+FILTER
+    restrict='' unrestrict=''
+    [[ $(psql --help=commands) == *'\restrict '* ]] || return 0
+    key=$(head -c 32 /dev/urandom | sha256)
+    restrict="\\restrict $key" unrestrict="\\unrestrict $key"
+    # It is not entered twice, nor left with the dump's own key.
+    cat >>"$scratch/filter" <<'FILTER'
+1,/^SET /{/^\\restrict /d;}
+/^-- PostgreSQL database dump complete$/,${/^\\unrestrict /d;}
+FILTER
+}
+
 # filtered: the SQL of the dump, as the rules in $scratch/filter have it. None of it goes further than the check that it is
 # what the first reader has noted, whose status is in $scratch/source otherwise; a directory has to be compared afterwards.
 filtered() {

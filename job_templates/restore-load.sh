@@ -64,6 +64,7 @@ broken() {
     *'lock timeout'*) hint="Other sessions use it: stop the application for the restore, or use spec.mode Replace." ;;
     CleanFailed:*'must be owner'* | CleanFailed:*'permission denied'*) hint="It belongs to another role: have that drop it, or use spec.mode Replace." ;;
     esac
+    ! grep -qa '^backslash commands are restricted' "$scratch/errors" || text="it has a command of psql's own, such as \\!, which no pg_dump writes"
     [[ -n $text ]] || text="psql ended with exit code $status"
     fail "$reason" "$2: $text. ${hint:+$hint }$untouched"
 }
@@ -71,16 +72,14 @@ broken() {
 # knows_timeout: whether the server has transaction_timeout, which pg_dump and pg_restore since 17 set at the beginning.
 knows_timeout() { ((${server_version%%[!0-9]*} >= 17)); }
 
-# The rules by which sed makes the dump's SQL fit; data is never looked at. Names are regular expressions.
+# What is there already is not made again. Names are regular expressions.
 write_filter() {
     local schemas=${answer%$'\n'*} extensions=${answer#*$'\n'}
-    : >"$scratch/filter"
-    knows_timeout || cat >"$scratch/filter" <<'FILTER'
+    begin_filter
+    knows_timeout || cat >>"$scratch/filter" <<'FILTER'
 1,/^-- (Data for )?Name: /{/^SET transaction_timeout = 0;$/d;}
 FILTER
     cat >>"$scratch/filter" <<FILTER
-/^-- Data for Name: .*; Type: TABLE DATA; Schema: /,/^\\\\\\.\$/b
-/^-- PostgreSQL database dump complete\$/w $scratch/complete
 /^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^(CREATE SCHEMA |-- \*not\* creating schema)/{/^CREATE SCHEMA ($schemas);\$/d;}
 /^-- Name: EXTENSION .*; Type: COMMENT; Schema: -; Owner: /,/^COMMENT ON EXTENSION /{/^COMMENT ON EXTENSION ($extensions) IS '.*';\$/d;}
 FILTER
@@ -170,7 +169,7 @@ if [[ $MODE == Replace ]] && ((${JOBS:-1} > 1)); then
     exit 0
 fi
 write_filter
-printf '\\o /dev/null\n' >&"$to" || true # what is wrong shows below
+printf '\\o /dev/null\n%s\n' "$restrict" >&"$to" || true # what is wrong shows below
 log "Loading $size bytes ($format)"
 loaded=0
 run filtered 1>&"$to" 2>"$scratch/content" || loaded=$?
@@ -183,6 +182,7 @@ if ((loaded != 0)); then
     fail RestoreFailed "The dump cannot be read: $(masked "$scratch/content"). $untouched"
 fi
 [[ -s $scratch/complete ]] || fail RestoreFailed "The dump cannot be read: its end is missing. $untouched"
+printf '%s\n' "$unrestrict" 2>/dev/null >&"$to" || true
 
 if [[ $MODE == Replace ]]; then
     ask_last </dev/null || broken RestoreFailed "The dump cannot be loaded"

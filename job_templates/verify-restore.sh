@@ -76,9 +76,8 @@ SQL
 # Tablespaces are the server's. Those who have granted what they were granted have to be known, for the server to say that
 # nobody else may do that for them.
 write_filter() {
-    cat >"$scratch/filter" <<FILTER
-/^-- Data for Name: .*; Type: TABLE DATA; Schema: /,/^\\\\\\.\$/b
-/^-- PostgreSQL database dump complete\$/w $scratch/complete
+    begin_filter
+    cat >>"$scratch/filter" <<'FILTER'
 /^SET default_tablespace = /d
 /^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^(CREATE SCHEMA |-- \*not\* creating schema)/{/^CREATE SCHEMA public;\$/d;}
 /^-- Name: .*; Type: EXTENSION; Schema: -; Owner: /,/^CREATE EXTENSION /{s/^(CREATE EXTENSION .*);\$/SELECT postgres_operator.create_extension(\$_x_\$\1\$_x_\$);/;}
@@ -95,11 +94,10 @@ FILTER
 
 # load: as the owner. Its status is that of reading. Goes on after an error: some do not count.
 load() {
-    local codes
-    filtered 2>"$scratch/content" |
+    local codes=(0 0 0)
+    { printf '%s\n' "$restrict" && filtered 2>"$scratch/content"; } |
         { PGUSER=$owner psql -XAtqw -v VERBOSITY=verbose -f - 2>&1 >/dev/null || echo $? >"$scratch/psql"; } |
-        errors >"$scratch/errors" || true
-    codes=("${PIPESTATUS[@]}")
+        errors >"$scratch/errors" || codes=("${PIPESTATUS[@]}")
     ((codes[1] == 0 && codes[2] == 0)) || : >"$scratch/errors"
     return "${codes[0]}"
 }
@@ -108,7 +106,7 @@ load() {
 # full disk). What a function raises is the application's own text, and may quote any data; where an error comes from is
 # told after it.
 errors() {
-    awk '/(ERROR|FATAL|PANIC):  / { if (text) print text; text = $0 }
+    awk '/(ERROR|FATAL|PANIC):  |backslash commands are restricted/ { if (text) print text; text = $0 }
         /^LOCATION:  exec_stmt_(raise|assert),/ && match(text, /(ERROR|FATAL|PANIC):  [0-9A-Z]+: /) {
             text = substr(text, 1, RSTART + RLENGTH - 1) "a function of the application raised an exception, whose text is left out here: it may quote data" }
         END { if (text) print text; print "all" }'

@@ -581,8 +581,6 @@ FAILING = [
     ("CREATE TABLE t ();\nCOMMIT;\n", ["dump_is_incomplete"]),
     ("CREATE TABLE t ();\nROLLBACK;\nCREATE TABLE public.t2 ();\n", ["does not exist"]),
     ("CREATE TABLE t ();\nROLLBACK;\nBEGIN;\nCREATE TABLE public.t2 ();\n", ["does not exist"]),
-    ("CREATE TABLE t ();\n\\connect\nCREATE TABLE public.t2 ();\n", ["does not exist"]),
-    ("CREATE TABLE t ();\n\\q\n", ["psql ended"]),
     ("CREATE TABLE t ();\nSELECT 'open\n", ["syntax error"]),
     ("CREATE TABLE t ();\nDO $$ BEGIN\n", ["unterminated dollar-quoted string"]),
     ("CREATE TABLE t ();\nSELECT (1\n", ["syntax error"]),
@@ -600,6 +598,29 @@ END = "\n--\n-- PostgreSQL database dump complete\n--\n"
 
 @pytest.mark.parametrize(("content", "words"), FAILING)
 def test_a_dump_that_fails(failing: Restore, store: Path, content: str, words: list[str]) -> None:
+    failing.store, failing.artifact = store, forge(store, (START + content + END).encode())
+    _fails_without_trace(failing, "RestoreFailed", *words)
+
+
+def test_a_dump_runs_no_program_here(failing: Restore, store: Path, place: Path) -> None:
+    made = hand_over(place / "programs") / "made"
+    content = f"{START}CREATE TABLE t (id int);\n\\! touch {made}\n{END}"
+    failing.store, failing.artifact = store, forge(store, content.encode())
+    _fails_without_trace(failing, "RestoreFailed", "a command of psql's own", "no pg_dump writes")
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("CREATE TABLE t ();\n\\connect\nCREATE TABLE public.t2 ();\n", ["does not exist"]),
+        ("CREATE TABLE t ();\n\\q\n", ["psql ended"]),
+    ],
+)
+def test_a_dump_ends_no_session_where_psql_has_no_restricted_mode(
+    pods: Pods, failing: Restore, store: Path, content: str, words: list[str]
+) -> None:
+    pods.shim("psql", '[ "$1" = --help=commands ] || exec "$REAL" "$@"')
     failing.store, failing.artifact = store, forge(store, (START + content + END).encode())
     _fails_without_trace(failing, "RestoreFailed", *words)
 

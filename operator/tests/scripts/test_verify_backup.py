@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from restoring import NewDatabase, manifest_of
-from script_runner import BIN, Outcome, Pods, Server, TestDatabase, until
+from script_runner import BIN, Outcome, Pods, Server, TestDatabase, hand_over, until
 from test_restore_load import RICH
 from verifying import DUMP, Verification, back_up, dump_env
 
@@ -199,6 +199,16 @@ def test_what_was_changed_in_the_store_is_found(
     assert verification.run().result["entries"] > 0
     damage(verification)
     assert verification.run().reason == reason
+
+
+def test_a_dump_runs_no_program_here(pods: Pods, store: Path, small: TestDatabase, place: Path) -> None:
+    verification = back_up(pods, store, small, "plain")
+    made = hand_over(place / "programs") / "made"
+    _refit(verification, lambda content: content.replace(b"\n\\restrict ", f"\n\\! touch {made}\n\\restrict ".encode(), 1))
+    outcome = verification.run(EXPECTED_SHA256="")
+    assert outcome.reason == "RestoreFailed"
+    assert "backslash commands are restricted" in outcome.message
+    assert not made.exists()
 
 
 def test_a_directory_that_changes_after_its_check_is_found(pods: Pods, store: Path, small: TestDatabase) -> None:
