@@ -156,10 +156,12 @@ FROM (SELECT schema, regexp_replace(quote_ident(name), '[][\\.*^$(){}?+|/]', '\\
             SELECT false, extname FROM pg_extension WHERE NOT pg_has_role(extowner, 'USAGE')) AS there (schema, name)
       WHERE name !~ '[\n\r]') AS patterns;
 SQL
-tool=$(tool_version pg_restore)
-if [[ $MODE == Replace ]] && ((${JOBS:-1} > 1)) && ! knows_timeout && ((${tool%%[!0-9]*} >= 17)); then
-    log "pg_restore $tool cannot load into PostgreSQL $server_version in several sessions: one does it"
-    JOBS=1
+if [[ $MODE == Replace ]] && ((${JOBS:-1} > 1)) && ! knows_timeout; then
+    tool=$(tool_version pg_restore)
+    if ((${tool%%[!0-9]*} >= 17)); then
+        log "pg_restore $tool cannot load into PostgreSQL $server_version in several sessions: one does it"
+        JOBS=1
+    fi
 fi
 if [[ $MODE == Replace ]] && ((${JOBS:-1} > 1)); then
     load_in_parallel

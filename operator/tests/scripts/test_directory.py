@@ -360,7 +360,7 @@ def test_newer_tools_load_into_an_older_server_in_one_session(
         "pg_restore",
         'if [[ $1 == --version ]]; then echo "pg_restore (PostgreSQL) 17.6"; exit; fi\n'
         f"if [[ $* == *--jobs* ]]; then echo 'pg_restore: error: could not execute query: {unknown}' >&2; exit 1; fi\n"
-        "\"$REAL\" \"$@\" | sed 's/^SET statement_timeout = 0;$/&\\nSET transaction_timeout = 0;/'",
+        '"$REAL" "$@" | sed \'s/^SET statement_timeout = 0;$/&\\nSET transaction_timeout = 0;/\'',
     )
     outcome = restore.step("restore-load", JOBS="2")
     assert outcome.code == 0, outcome.message

@@ -275,7 +275,7 @@ def _forward(listener: socket.socket, port: int) -> None:
             id="connection",
         ),
         pytest.param(
-            "pg_restore: error: could not execute query: FEHLER:  ung\u00fcltige Eingabe f\u00fcr Typ integer: »row data«",
+            "pg_restore: error: could not execute query: FEHLER:  ungültige Eingabe für Typ integer: »row data«",
             "could not execute query: FEHLER:  …",
             id="German",
         ),
@@ -295,7 +295,7 @@ def _forward(listener: socket.socket, port: int) -> None:
             id="low quotes",
         ),
         pytest.param(
-            "psql: error: connection to server failed: FATAL:  role ‘x’ does not exist",
+            "psql: error: connection to server failed: FATAL:  role \u2018x\u2019 does not exist",
             'connection to server failed: FATAL:  role "x" does not exist',
             id="curled quotes around a name",
         ),
