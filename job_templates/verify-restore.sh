@@ -79,14 +79,14 @@ write_filter() {
     begin_filter
     cat >>"$scratch/filter" <<'FILTER'
 /^SET default_tablespace = /d
-/^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^(CREATE SCHEMA |-- \*not\* creating schema)/{/^CREATE SCHEMA public;\$/d;}
-/^-- Name: .*; Type: EXTENSION; Schema: -; Owner: /,/^CREATE EXTENSION /{s/^(CREATE EXTENSION .*);\$/SELECT postgres_operator.create_extension(\$_x_\$\1\$_x_\$);/;}
+/^-- Name: .*; Type: SCHEMA; Schema: -; Owner: /,/^(CREATE SCHEMA |-- \*not\* creating schema)/{/^CREATE SCHEMA public;$/d;}
+/^-- Name: .*; Type: EXTENSION; Schema: -; Owner: /,/^CREATE EXTENSION /{s/^(CREATE EXTENSION .*);$/SELECT postgres_operator.create_extension($_x_$\1$_x_$);/;}
 /^-- Name: .*; Type: ACL; Schema: /{
 n
 :acl
 n
-/^--\$/b
-s/^SET SESSION AUTHORIZATION (.*);\$/SELECT postgres_operator.know(\$_x_\$\1\$_x_\$);\n&/
+/^--$/b
+s/^SET SESSION AUTHORIZATION (.*);$/SELECT postgres_operator.know($_x_$\1$_x_$);\n&/
 b acl
 }
 FILTER
