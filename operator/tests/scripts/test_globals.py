@@ -137,8 +137,8 @@ def test_roles_that_cannot_be_uploaded_leave_nothing(pod: NewPod, s3: ObjectStor
     shim = place / "no-roles" / "rclone"
     shim.parent.mkdir()
     shim.write_text(
-        f'#!/bin/sh\n[ "$1 $3" != "copyto {one.stream}/globals" ] || {{ {one.uploader}/rclone "$@"; '
-        f'echo "AccessDenied" >&2; exit 1; }}\nexec {one.uploader}/rclone "$@"\n'
+        f'#!/bin/sh\ncase $1:$3 in copyto:*/globals) {one.uploader}/rclone "$@"; '
+        f'echo "AccessDenied" >&2; exit 1 ;; esac\nexec {one.uploader}/rclone "$@"\n'
     )
     shim.chmod(0o755)
     one.uploader = Path(f"{shim.parent}:{one.uploader}")
