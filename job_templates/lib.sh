@@ -141,11 +141,14 @@ connect() {
     done
     read -r server_version _ <"$scratch/version"
     ((${server_version%%[!0-9]*} >= 14)) || UNDISTURBED=${UNDISTURBED/"$CHECKED"/} # where that setting came
-    if ((${server_version%%[!0-9]*} >= 17)); then # and that one
+    if knows_timeout; then
         UNDISTURBED+=' -c transaction_timeout=0'
         [[ -z ${PGOPTIONS:-} ]] || PGOPTIONS+=' -c transaction_timeout=0'
     fi
 }
+
+# knows_timeout: whether the server has transaction_timeout, which pg_dump and pg_restore since 17 set at the beginning.
+knows_timeout() { ((${server_version%%[!0-9]*} >= 17)); }
 
 tool_version() { "$1" --version | sed -E 's/^.*\(PostgreSQL\) ([0-9A-Za-z.]+).*$/\1/'; }
 

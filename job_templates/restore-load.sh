@@ -69,9 +69,6 @@ broken() {
     fail "$reason" "$2: $text. ${hint:+$hint }$untouched"
 }
 
-# knows_timeout: whether the server has transaction_timeout, which pg_dump and pg_restore since 17 set at the beginning.
-knows_timeout() { ((${server_version%%[!0-9]*} >= 17)); }
-
 # What is there already is not made again. Names are regular expressions.
 write_filter() {
     local schemas=${answer%$'\n'*} extensions=${answer#*$'\n'}
