@@ -72,6 +72,8 @@ class Claims:
 class RunFinder:
     """Facts about a Backup or Restore."""
 
+    _job_kind = ""  # of the Job's name, where that is not the run's own
+
     def __init__(
         self,
         cluster: Cluster,
@@ -85,7 +87,7 @@ class RunFinder:
     ) -> None:
         self._cluster, self._cache, self._claims, self._policy = cluster, cache, claims, policy
         self._run, self._starting, self._slots = run, starting, slots
-        self._job_name = self._name_job(type(run).__name__)
+        self._job_name = self._name_job(self._job_kind or type(run).__name__)
         database = self._model(Database, run.spec.database_ref.name)
         job = self._job(self._job_name)
         self._facts = Facts(now(), database, job)
@@ -174,31 +176,20 @@ class RunFinder:
 class VerificationFinder(RunFinder):
     """The same facts as about a Backup, but about another Job of it."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        cache: Cache,
-        claims: Claims,
-        backup: Backup,
-        policy: Policy,
-        now: Clock,
-        starting: Starting,
-    ) -> None:
-        super().__init__(cluster, cache, claims, backup, policy, now, starting)
-        self._backup_done = backup
-        self._job_name = self._name_job("Verification")
-        self._facts = replace(self._facts, job=self._job(self._job_name))
+    _job_kind = "Verification"
 
     def decide(self) -> Action:
         """The decision on what is known so far."""
+        assert isinstance(self._run, Backup)
         # Now, not when the facts were gathered: others may have started since.
-        blockers = tuple(claim_blockers(self._cache, self._backup_done, self._facts.claim, self._starting))
+        blockers = tuple(claim_blockers(self._cache, self._run, self._facts.claim, self._starting))
         facts = replace(self._facts, blockers=blockers)
-        return verifications.decide(self._backup_done, self._store(), facts, self._policy)
+        return verifications.decide(self._run, self._store(), facts, self._policy)
 
     def _claim_name(self) -> str:
+        assert isinstance(self._run, Backup)
         # Where the artifact is, whatever the store is now.
-        return names.volume_of(self._backup_done.status.backup_location or "")
+        return names.volume_of(self._run.status.backup_location or "")
 
 
 class DatabaseFinder:
