@@ -48,7 +48,7 @@ def postgres(archive: Path, major: str, suite: str) -> None:
     with tempfile.TemporaryDirectory() as tmp:
         root = Path(tmp, "root.tar")
         hooks = (
-            f'{SCRIPTS}/finish-postgres.sh "$1"',
+            f'{SCRIPTS}/finish-postgres.sh "$1" {volume}',
             f'install -m 755 {SCRIPTS}/postgres-entrypoint.sh "$1/usr/local/bin/docker-entrypoint.sh"',
         )
         rootfs(suite, packages, root, exclude=jit, hooks=hooks)
